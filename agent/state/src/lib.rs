@@ -1,1 +1,28 @@
-//! strake-state
+//! What the cluster looks like, as one immutable value.
+//!
+//! ```text
+//!   Services ──────┐
+//!   EndpointSlices ┤   extract    ┌───────┐ debounce  ┌─────────────┐
+//!   Nodes ─────────┼─────────────►│ Cache │──────────►│ Arc<World>  │──► datapath, DNS, flows
+//!   Pods ──────────┤ (our types)  └───────┘  (5 ms)   └─────────────┘    (tokio watch channel)
+//!   Namespaces ────┘
+//! ```
+//!
+//! Works against any Kubernetes API server with the rights kube-proxy has (services, endpointslices, nodes); pods and
+//! namespaces make flows readable and carry the opt-out annotation, and their absence is said in [`World::sources`].
+//!
+//! May not know: BPF, maps, packets, or what anybody does with a `World`.
+#![forbid(unsafe_code)]
+
+mod cache;
+mod extract;
+mod watch;
+mod world;
+
+pub use cache::{Cache, Change};
+pub use extract::{Extract, SOCKET_LB_ANNOTATION};
+pub use watch::{DEBOUNCE, watch};
+pub use world::{
+    Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Namespace, Node, ObjectName, Pod, Protocol, Service,
+    ServicePort, ServiceType, SessionAffinity, Source, SourceState, TrafficPolicy, World,
+};

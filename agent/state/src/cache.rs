@@ -1,0 +1,229 @@
+//! The mutable side: takes changes, keeps the newest of each object, and cuts snapshots.
+//!
+//! A relist (`Init` .. `InitDone`) is collected aside and replaces the kind's objects in one step, so that no snapshot
+//! ever shows half of a list. May not know: the API server, time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::world::{EndpointSlice, Kind, Namespace, Node, ObjectName, Pod, Service, Source, SourceState, World};
+
+/// One object, or one step of a kind's watch.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A complete list begins.
+    Init(Kind),
+    /// The list that began with `Init` is complete.
+    InitDone(Kind),
+    Service(ObjectName, Option<Arc<Service>>),
+    /// Keyed by the slice's own name; None when it is gone or belongs to no Service.
+    Slice(ObjectName, Option<Arc<EndpointSlice>>),
+    Node(Box<str>, Option<Arc<Node>>),
+    Pod(ObjectName, Option<Arc<Pod>>),
+    Namespace(Box<str>, Option<Arc<Namespace>>),
+    /// The watch of a kind is denied or cut off.
+    Trouble(Kind, SourceState),
+}
+
+/// Objects of one kind: the live ones, and those of a list under way.
+struct Table<K, V> {
+    live: Arc<BTreeMap<K, Arc<V>>>,
+    pending: Option<BTreeMap<K, Arc<V>>>,
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self { live: Arc::default(), pending: None }
+    }
+}
+
+impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
+    /// Returns whether the live set changed.
+    fn put(&mut self, key: K, value: Option<Arc<V>>) -> bool {
+        if let Some(pending) = &mut self.pending {
+            match value {
+                Some(value) => pending.insert(key, value),
+                None => pending.remove(&key),
+            };
+            return false;
+        }
+        match value {
+            Some(value) if self.live.get(&key).is_some_and(|old| **old == *value) => false,
+            Some(value) => {
+                Arc::make_mut(&mut self.live).insert(key, value);
+                true
+            }
+            None if self.live.contains_key(&key) => Arc::make_mut(&mut self.live).remove(&key).is_some(),
+            None => false,
+        }
+    }
+
+    fn init(&mut self) {
+        self.pending = Some(BTreeMap::new());
+    }
+
+    fn done(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.live = Arc::new(pending);
+        }
+    }
+}
+
+/// Collects [`Change`]s into [`World`]s.
+#[derive(Default)]
+pub struct Cache {
+    node_name: Box<str>,
+    services: Table<ObjectName, Service>,
+    /// By the slice's own name.
+    slices: Table<ObjectName, EndpointSlice>,
+    nodes: Table<Box<str>, Node>,
+    pods: Table<ObjectName, Pod>,
+    namespaces: Table<Box<str>, Namespace>,
+    sources: Vec<Source>,
+    generation: u64,
+    // Derived, kept until their source changes.
+    slices_by_service: Arc<BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>>>,
+    pods_by_ip: Arc<HashMap<IpAddr, Arc<Pod>>>,
+    pods_dirty: bool,
+}
+
+impl Cache {
+    pub fn new(node_name: &str) -> Self {
+        let sources = Kind::ALL.map(|kind| Source { kind, state: SourceState::Listing, listed: false });
+        Self { node_name: node_name.into(), sources: sources.into(), ..Self::default() }
+    }
+
+    /// Takes one change; returns whether a new snapshot would differ from the last.
+    pub fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Init(kind) => {
+                match kind {
+                    Kind::Service => self.services.init(),
+                    Kind::EndpointSlice => self.slices.init(),
+                    Kind::Node => self.nodes.init(),
+                    Kind::Pod => self.pods.init(),
+                    Kind::Namespace => self.namespaces.init(),
+                }
+                false
+            }
+            Change::InitDone(kind) => {
+                match kind {
+                    Kind::Service => self.services.done(),
+                    Kind::EndpointSlice => {
+                        self.slices.done();
+                        self.regroup_slices();
+                    }
+                    Kind::Node => self.nodes.done(),
+                    Kind::Pod => {
+                        self.pods.done();
+                        self.pods_dirty = true;
+                    }
+                    Kind::Namespace => self.namespaces.done(),
+                }
+                let source = self.source(kind);
+                source.listed = true;
+                source.state = SourceState::Synced;
+                true
+            }
+            Change::Service(key, value) => {
+                self.recovered(Kind::Service);
+                self.services.put(key, value)
+            }
+            Change::Slice(key, value) => {
+                self.recovered(Kind::EndpointSlice);
+                let old = self.slices.live.get(&key).cloned();
+                let changed = self.slices.put(key.clone(), value.clone());
+                if changed {
+                    self.regroup_slice(&key, old.as_deref(), value);
+                }
+                changed
+            }
+            Change::Node(key, value) => {
+                self.recovered(Kind::Node);
+                self.nodes.put(key, value)
+            }
+            Change::Pod(key, value) => {
+                self.recovered(Kind::Pod);
+                let changed = self.pods.put(key, value);
+                self.pods_dirty |= changed;
+                changed
+            }
+            Change::Namespace(key, value) => {
+                self.recovered(Kind::Namespace);
+                self.namespaces.put(key, value)
+            }
+            Change::Trouble(kind, state) => {
+                let source = self.source(kind);
+                let changed = source.state != state;
+                source.state = state;
+                changed
+            }
+        }
+    }
+
+    /// Cuts a snapshot.
+    pub fn snapshot(&mut self) -> World {
+        if std::mem::take(&mut self.pods_dirty) {
+            let alive = self.pods.live.values().filter(|pod| !pod.host_network && !pod.finished);
+            let by_ip = alive.flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, pod.clone()))).collect();
+            self.pods_by_ip = Arc::new(by_ip);
+        }
+        self.generation += 1;
+        World {
+            synced: self.synced(),
+            generation: self.generation,
+            node_name: self.node_name.clone(),
+            services: self.services.live.clone(),
+            slices: self.slices_by_service.clone(),
+            nodes: self.nodes.live.clone(),
+            pods: self.pods.live.clone(),
+            pods_by_ip: self.pods_by_ip.clone(),
+            namespaces: self.namespaces.live.clone(),
+            sources: self.sources.clone(),
+        }
+    }
+
+    /// See [`World::synced`].
+    pub fn synced(&self) -> bool {
+        self.sources.iter().all(|source| {
+            source.listed || (!source.kind.required() && matches!(source.state, SourceState::Denied { .. }))
+        })
+    }
+
+    fn source(&mut self, kind: Kind) -> &mut Source {
+        let at = Kind::ALL.iter().position(|known| *known == kind).unwrap_or_default();
+        &mut self.sources[at]
+    }
+
+    /// An event after trouble means that the watch follows again without a relist.
+    fn recovered(&mut self, kind: Kind) {
+        let source = self.source(kind);
+        if source.listed {
+            source.state = SourceState::Synced;
+        }
+    }
+
+    fn regroup_slices(&mut self) {
+        let mut grouped: BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>> = BTreeMap::new();
+        for slice in self.slices.live.values() {
+            grouped.entry(slice.service.clone()).or_default().insert(slice.name.name.clone(), slice.clone());
+        }
+        self.slices_by_service = Arc::new(grouped);
+    }
+
+    fn regroup_slice(&mut self, key: &ObjectName, old: Option<&EndpointSlice>, new: Option<Arc<EndpointSlice>>) {
+        let grouped = Arc::make_mut(&mut self.slices_by_service);
+        if let Some(old) = old
+            && let Some(group) = grouped.get_mut(&old.service)
+        {
+            group.remove(&key.name);
+            if group.is_empty() {
+                grouped.remove(&old.service);
+            }
+        }
+        if let Some(new) = new {
+            grouped.entry(new.service.clone()).or_default().insert(key.name.clone(), new);
+        }
+    }
+}

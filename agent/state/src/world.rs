@@ -1,0 +1,288 @@
+//! The plain types of a snapshot: what of a Kubernetes object the node's datapath, DNS and flows need, and no more.
+//!
+//! May not know: k8s-openapi (see `extract`), how snapshots come about (see `cache`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// Namespace and name of an object; shown as `namespace/name`. Cluster-scoped kinds are keyed by a plain name instead.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ObjectName {
+    pub namespace: Box<str>,
+    pub name: Box<str>,
+}
+
+impl ObjectName {
+    pub fn new(namespace: impl Into<Box<str>>, name: impl Into<Box<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Transport protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    /// IANA protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// The API's spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceType {
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+/// `internalTrafficPolicy` / `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TrafficPolicy {
+    Cluster,
+    Local,
+}
+
+/// `sessionAffinity`; the timeout is in seconds, 1..=86400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionAffinity {
+    None,
+    ClientIp { timeout: u32 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Empty when the Service has one, unnamed port.
+    pub name: Box<str>,
+    pub protocol: Protocol,
+    /// 1..=65535, host byte order.
+    pub port: u16,
+    /// 0 when none is allocated.
+    pub node_port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub name: ObjectName,
+    pub service_type: ServiceType,
+    /// Empty for headless and ExternalName Services.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    pub external_name: Option<Box<str>>,
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` whose `ipMode` is VIP (KEP-1860); Proxy ones are not ours to answer.
+    pub load_balancer_ips: Vec<IpAddr>,
+    pub load_balancer_source_ranges: Vec<IpNetwork>,
+    pub ports: Vec<ServicePort>,
+    pub affinity: SessionAffinity,
+    pub internal_policy: TrafficPolicy,
+    pub external_policy: TrafficPolicy,
+    pub publish_not_ready: bool,
+    /// 0 when none is allocated.
+    pub health_check_node_port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointPort {
+    /// Matches [`ServicePort::name`].
+    pub name: Box<str>,
+    pub protocol: Protocol,
+    /// 1..=65535, host byte order.
+    pub port: u16,
+}
+
+/// One endpoint with its conditions, absent ones resolved as the API says (ready and serving default to true).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub addresses: Vec<IpAddr>,
+    pub hostname: Option<Box<str>>,
+    pub ready: bool,
+    pub serving: bool,
+    pub terminating: bool,
+    pub node: Option<Box<str>>,
+    pub zone: Option<Box<str>>,
+    /// The Pod behind it, when `targetRef` names one.
+    pub pod: Option<ObjectName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSlice {
+    pub name: ObjectName,
+    /// The Service it belongs to (label `kubernetes.io/service-name`), in the same namespace.
+    pub service: ObjectName,
+    pub ports: Vec<EndpointPort>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub name: Box<str>,
+    /// `InternalIP` addresses, in the order of the status.
+    pub internal_ips: Vec<IpAddr>,
+    pub external_ips: Vec<IpAddr>,
+    pub pod_cidrs: Vec<IpNetwork>,
+    pub zone: Option<Box<str>>,
+    pub ready: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    pub protocol: Protocol,
+    pub container_port: u16,
+    pub host_port: u16,
+    pub host_ip: Option<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    pub name: ObjectName,
+    pub uid: Box<str>,
+    /// None until bound.
+    pub node: Option<Box<str>>,
+    pub ips: Vec<IpAddr>,
+    pub host_network: bool,
+    /// Phase is Succeeded or Failed: its addresses may belong to another Pod already.
+    pub finished: bool,
+    /// The Pod's own `strake.io/socket-lb: disabled`; see [`World::socket_lb_disabled`] for the effective value.
+    pub socket_lb_disabled: bool,
+    pub host_ports: Vec<HostPort>,
+    /// Name of the controlling owner (ReplicaSet, DaemonSet, ...), to group flows by workload.
+    pub owner: Option<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    pub name: Box<str>,
+    pub socket_lb_disabled: bool,
+}
+
+/// The watched kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    Service,
+    EndpointSlice,
+    Node,
+    Pod,
+    Namespace,
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Node, Self::Pod, Self::Namespace];
+
+    /// Without it nothing may be programmed. The others only make flows readable and carry opt-outs.
+    pub fn required(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice | Self::Node)
+    }
+
+    /// The resource's plural, as in RBAC rules.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+            Self::Node => "nodes",
+            Self::Pod => "pods",
+            Self::Namespace => "namespaces",
+        }
+    }
+}
+
+/// How the watch of one kind is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceState {
+    /// The first complete list has not arrived.
+    Listing,
+    /// Listed once; the watch follows.
+    Synced,
+    /// The API server refuses (403). Retried with backoff; optional kinds do not hold up `synced`.
+    Denied { message: String },
+    /// Cut off; what was known stays in the snapshot. Retried with backoff.
+    Failing { message: String },
+}
+
+/// The state of one kind's watch and whether it was ever completely listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    pub kind: Kind,
+    pub state: SourceState,
+    pub listed: bool,
+}
+
+/// An immutable snapshot. Each part is shared with the snapshot before it unless it changed.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// True once every required kind was listed completely (and every optional one was, or is denied). Before that
+    /// nothing may be pruned from the kernel.
+    pub synced: bool,
+    /// Counts snapshots, from 1; 0 is the empty world before the first.
+    pub generation: u64,
+    /// The node this agent runs on.
+    pub node_name: Box<str>,
+    pub services: Arc<BTreeMap<ObjectName, Arc<Service>>>,
+    /// By Service, then by slice name.
+    pub slices: Arc<BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>>>,
+    pub nodes: Arc<BTreeMap<Box<str>, Arc<Node>>>,
+    pub pods: Arc<BTreeMap<ObjectName, Arc<Pod>>>,
+    /// Running Pods with an address of their own (not host-network).
+    pub pods_by_ip: Arc<HashMap<IpAddr, Arc<Pod>>>,
+    pub namespaces: Arc<BTreeMap<Box<str>, Arc<Namespace>>>,
+    pub sources: Vec<Source>,
+}
+
+impl World {
+    /// The node this agent runs on, when it is known.
+    pub fn this_node(&self) -> Option<&Arc<Node>> {
+        self.nodes.get(&self.node_name)
+    }
+
+    /// The EndpointSlices of a Service, ordered by name.
+    pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Whether the Pod or its namespace says `strake.io/socket-lb: disabled`. Unknown Pods are not opted out.
+    pub fn socket_lb_disabled(&self, pod: &ObjectName) -> bool {
+        self.pods.get(pod).is_some_and(|pod| pod.socket_lb_disabled)
+            || self.namespaces.get(&pod.namespace).is_some_and(|namespace| namespace.socket_lb_disabled)
+    }
+
+    /// The node that has this address.
+    pub fn node_by_ip(&self, ip: IpAddr) -> Option<&Arc<Node>> {
+        self.nodes.values().find(|node| node.internal_ips.contains(&ip) || node.external_ips.contains(&ip))
+    }
+}
