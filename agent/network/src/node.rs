@@ -1,0 +1,74 @@
+//! What a node needs before its first Pod: forwarding on, the cluster DNS address on `lo`, the plugin and its
+//! configuration where the runtime looks.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use crate::Error;
+use crate::cni::NetConf;
+use crate::link::Netlink;
+
+/// Name of the plugin's executable in the CNI bin directory.
+pub const PLUGIN: &str = "strake-cni";
+
+/// Turns on forwarding and loosens reverse-path filtering, in this network namespace only.
+///
+/// rp_filter must not be strict: a reply that the datapath translated comes from an address whose route points
+/// elsewhere. Spoofing is refused at from_pod instead, where the sender is known.
+pub fn enable_forwarding(uplink: &str) -> Result<(), Error> {
+    for (key, value) in [
+        ("net/ipv4/ip_forward".to_owned(), "1"),
+        ("net/ipv4/conf/all/rp_filter".to_owned(), "0"),
+        ("net/ipv4/conf/default/rp_filter".to_owned(), "0"),
+        (format!("net/ipv4/conf/{uplink}/rp_filter"), "0"),
+    ] {
+        let path = Path::new("/proc/sys").join(&key);
+        let have = fs::read_to_string(&path).unwrap_or_default();
+        if have.trim() != value {
+            fs::write(&path, value).map_err(Error::io(format!("setting {} to {value}", key.replace('/', "."))))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the cluster DNS address on `lo`, where the agent's server binds it.
+pub async fn add_dns_address(netlink: &Netlink, dns: Ipv4Addr) -> Result<(), Error> {
+    let lo = netlink.index("lo").await?;
+    netlink.up(lo, None).await?;
+    netlink.add_address(lo, dns, 32).await
+}
+
+/// Writes the network configuration and links the plugin to this executable, both atomically.
+pub fn install_plugin(bin_dir: &Path, conf_dir: &Path, executable: &Path, conf: &NetConf) -> Result<(), Error> {
+    for dir in [bin_dir, conf_dir] {
+        fs::create_dir_all(dir).map_err(Error::io(format!("making {}", dir.display())))?;
+    }
+    let plugin = bin_dir.join(PLUGIN);
+    if fs::read_link(&plugin).ok().as_deref() != Some(executable) {
+        let partial = bin_dir.join(".strake-cni.partial");
+        let _ = fs::remove_file(&partial);
+        std::os::unix::fs::symlink(executable, &partial)
+            .and_then(|()| fs::rename(&partial, &plugin))
+            .map_err(Error::io(format!("linking {} to {}", plugin.display(), executable.display())))?;
+    }
+    let path = conf_dir.join("10-strake.conflist");
+    let list = serde_json::json!({
+        "cniVersion": conf.cni_version,
+        "name": conf.name,
+        "plugins": [conf],
+    });
+    let text = format!("{list:#}\n");
+    if fs::read_to_string(&path).ok().as_deref() == Some(&text) {
+        return Ok(());
+    }
+    let partial = conf_dir.join(".10-strake.partial");
+    fs::write(&partial, text)
+        .and_then(|()| fs::rename(&partial, &path))
+        .map_err(Error::io(format!("writing {}", path.display())))
+}
+
+/// The hardware MTU of a link.
+pub async fn mtu(netlink: &Netlink, link: &str) -> Result<u32, Error> {
+    netlink.find(link).await?.map(|(_, mtu)| mtu).ok_or_else(|| Error::NoLink(link.into()))
+}

@@ -1,0 +1,62 @@
+//! Routes to the Pod CIDRs of other nodes, kept equal to what the cluster says.
+//!
+//! Only routes marked with [`ROUTE_PROTOCOL`](crate::link::ROUTE_PROTOCOL) that go through a gateway are ours to
+//! remove; the /32s of local Pods have none and belong to the CNI plugin.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use futures::TryStreamExt;
+use ipnetwork::Ipv4Network;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::RouteMessageBuilder;
+
+use crate::Error;
+use crate::link::{Netlink, ROUTE_PROTOCOL};
+
+/// Makes the node's routes lead each Pod CIDR to the node that owns it. Returns how many were changed.
+///
+/// New routes are in place before old ones go, so a CIDR that moves is never without a route.
+pub async fn sync(netlink: &Netlink, wanted: &BTreeMap<Ipv4Network, Ipv4Addr>) -> Result<usize, Error> {
+    let have = ours(netlink).await?;
+    let mut changed = 0;
+    for (cidr, gateway) in wanted {
+        if !have.iter().any(|(c, g, _)| c == cidr && g == gateway) {
+            netlink.route_via(cidr.network(), cidr.prefix(), *gateway, None).await?;
+            changed += 1;
+        }
+    }
+    for (cidr, gateway, message) in have {
+        if !wanted.contains_key(&cidr) {
+            let what = format!("removing the route to {cidr} via {gateway}");
+            netlink.handle.route().del(message).execute().await.map_err(Error::netlink(what))?;
+            changed += 1;
+        }
+    }
+    Ok(changed)
+}
+
+async fn ours(netlink: &Netlink) -> Result<Vec<(Ipv4Network, Ipv4Addr, RouteMessage)>, Error> {
+    let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let mut dump = netlink.handle.route().get(query).execute();
+    let mut found = Vec::new();
+    while let Some(route) = dump.try_next().await.map_err(Error::netlink("listing routes"))? {
+        if route.header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL) {
+            continue;
+        }
+        let (mut destination, mut gateway) = (None, None);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = Some(*ip),
+                RouteAttribute::Gateway(RouteAddress::Inet(ip)) => gateway = Some(*ip),
+                _ => {}
+            }
+        }
+        if let (Some(ip), Some(gateway)) = (destination, gateway)
+            && let Ok(cidr) = Ipv4Network::new(ip, route.header.destination_prefix_length)
+        {
+            found.push((cidr, gateway, route));
+        }
+    }
+    Ok(found)
+}
