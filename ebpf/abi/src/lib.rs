@@ -1,1 +1,60 @@
-//! strake-abi
+//! The one border between the kernel half of Strake and everything else: every map key, map value and event.
+//!
+//! What it is for: `ebpf/programs` and the agent compile against the same `#[repr(C)]` types, so that a field cannot
+//! mean two things. It holds no logic beyond conversions and knows neither Kubernetes, nor aya's loader, nor packets.
+//!
+//! Rules that every type here keeps, most of them checked by the compiler (see [`macros`]):
+//!
+//! * `#[repr(C)]`, no padding, size and offsets asserted; reserved fields are zero;
+//! * addresses are [`Addr4`] and ports are [`Port`]: **network byte order, exactly as on the wire**, and only their
+//!   constructors swap. Every other integer is in the host's order;
+//! * a value that the kernel updates in place (conntrack) is never written by the agent, only deleted;
+//! * a name of a map, a program, a reason or a counter exists once, here, and is also its metric label and CLI text.
+//!
+//! ```text
+//!                    service::SERVICES  (addr, port, proto, scope) -> { slice, id, flags }
+//!                                                     |
+//!                    service::BACKENDS  [ ....|b0 b1 b2|..... ]   one contiguous slice a Service port
+//!                                                     |
+//!   sock hooks -----> sock::SOCK_FLOWS, SOCK_NAT      |       <----- conntrack::CONNTRACK --- from_pod, to_pod,
+//!   (by socket cookie)                                |              (by wire tuple)           from_net, to_net
+//!                                                     v
+//!                    flow::EVENTS (ring buffer), flow::EVENTS_LOST, flow::DROPS, flow::COUNTERS
+//! ```
+//!
+//! # IPv6
+//!
+//! IPv4 and IPv6 are separate map families, as their hot paths hash keys of different length. Widening is: an
+//! `Addr6([u32; 4])` beside [`Addr4`]; for each keyed family a `*Key6`/`Tuple6` with the same fields in the same order
+//! and an `Addr6` where `Addr4` stood; and a second map (`SERVICES_V6`, `CONNTRACK_V6` ...). Values without addresses
+//! ([`service::Service`], [`endpoint::PodNetns`] flags) stay as they are, ids are shared by both families, and
+//! [`flow::FlowEvent`] has carried 128-bit addresses since version 1 (IPv4 is mapped, `::ffff:a.b.c.d`).
+
+#![no_std]
+
+pub mod addr;
+pub mod config;
+pub mod conntrack;
+pub mod dns;
+pub mod endpoint;
+pub mod flow;
+mod macros;
+pub mod program;
+pub mod service;
+pub mod sock;
+
+pub use addr::{Addr4, Cidr4, Mac, Port};
+
+/// Version of everything in this crate. The agent compares it with [`config::Config::abi_version`] of the pinned
+/// `CONFIG` map before it reuses any pinned map; a different number means the pinned state has to be migrated.
+pub const ABI_VERSION: u32 = 1;
+
+/// Transport protocols, as in the IPv4 header (IANA protocol numbers).
+pub mod proto {
+    /// ICMP (RFC 792).
+    pub const ICMP: u8 = 1;
+    /// TCP (RFC 9293).
+    pub const TCP: u8 = 6;
+    /// UDP (RFC 768).
+    pub const UDP: u8 = 17;
+}

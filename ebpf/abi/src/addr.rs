@@ -1,0 +1,152 @@
+//! Addresses and ports in network byte order. Only the constructors and getters here swap bytes.
+
+use core::fmt;
+use core::net::Ipv4Addr;
+
+use crate::macros::abi_struct;
+
+/// An IPv4 address; the four bytes in memory are the four octets in order, whatever the host's endianness.
+/// Equal to `bpf_sock_addr.user_ip4` and to the 32-bit load of an address in a packet.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Addr4(pub u32);
+
+impl Addr4 {
+    /// 0.0.0.0; in a [`crate::service::ServiceKey`], "any address of this node".
+    pub const ANY: Self = Self(0);
+
+    /// From the octets in writing order.
+    pub const fn new(octets: [u8; 4]) -> Self {
+        Self(u32::from_ne_bytes(octets))
+    }
+
+    /// The octets in writing order.
+    pub const fn octets(self) -> [u8; 4] {
+        self.0.to_ne_bytes()
+    }
+
+    /// As `::ffff:a.b.c.d`, the form of events.
+    pub const fn mapped(self) -> [u8; 16] {
+        let [a, b, c, d] = self.octets();
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    }
+}
+
+impl From<Ipv4Addr> for Addr4 {
+    fn from(addr: Ipv4Addr) -> Self {
+        Self::new(addr.octets())
+    }
+}
+
+impl From<Addr4> for Ipv4Addr {
+    fn from(addr: Addr4) -> Self {
+        addr.octets().into()
+    }
+}
+
+impl fmt::Display for Addr4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ipv4Addr::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Addr4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A TCP or UDP port (or an ICMP echo identifier) in network byte order.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Port(pub u16);
+
+impl Port {
+    /// From a number in the host's order, as people write it.
+    pub const fn new(host: u16) -> Self {
+        Self(host.to_be())
+    }
+
+    /// The number as people write it.
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+impl From<u16> for Port {
+    fn from(host: u16) -> Self {
+        Self::new(host)
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// An Ethernet address, in transmission order.
+pub type Mac = [u8; 6];
+
+abi_struct! {
+    /// An IPv4 prefix. All zero is the *empty* prefix (it contains nothing), not 0.0.0.0/0.
+    pub struct Cidr4: 8 {
+        /// Network address, host bits zero.
+        pub addr: Addr4 = 0,
+        /// Mask in network byte order, as an address is.
+        pub mask: Addr4 = 4,
+    }
+}
+
+impl Cidr4 {
+    /// The prefix of `len` bits (0 to 32, more is taken as 32) around `addr`. A length of 0 gives the empty prefix.
+    pub fn new(addr: Ipv4Addr, len: u8) -> Self {
+        let len = if len > 32 { 32 } else { len };
+        let mask = if len == 0 { 0 } else { u32::MAX << (32 - u32::from(len)) };
+        let mask = Addr4(mask.to_be());
+        Self { addr: Addr4(Addr4::from(addr).0 & mask.0), mask }
+    }
+
+    /// Whether the prefix holds the address. The empty prefix holds none.
+    #[inline(always)]
+    pub const fn contains(&self, addr: Addr4) -> bool {
+        self.mask.0 != 0 && addr.0 & self.mask.0 == self.addr.0
+    }
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    #![expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
+    // SAFETY: transparent over an integer.
+    unsafe impl aya::Pod for super::Addr4 {}
+    // SAFETY: transparent over an integer.
+    unsafe impl aya::Pod for super::Port {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_in_memory_are_bytes_on_the_wire() {
+        let addr = Addr4::from(Ipv4Addr::new(10, 96, 0, 1));
+        assert_eq!(addr.0.to_ne_bytes(), [10, 96, 0, 1]);
+        assert_eq!(Port::new(443).0.to_ne_bytes(), [0x01, 0xbb]);
+        assert_eq!(Port::new(443).get(), 443);
+    }
+
+    #[test]
+    fn prefix_holds_its_own_and_nothing_else() {
+        let cidr = Cidr4::new(Ipv4Addr::new(10, 244, 3, 7), 24);
+        assert_eq!(cidr.addr, Addr4::new([10, 244, 3, 0]));
+        assert!(cidr.contains(Addr4::new([10, 244, 3, 255])));
+        assert!(!cidr.contains(Addr4::new([10, 244, 4, 0])));
+        assert!(!Cidr4::default().contains(Addr4::new([0, 0, 0, 0])));
+    }
+}

@@ -1,0 +1,70 @@
+//! `CONFIG`: what the programs know about their node. One entry, index 0; written by the agent before it attaches
+//! anything, and rewritten in one update when something changes.
+
+use crate::addr::{Addr4, Cidr4};
+use crate::macros::abi_struct;
+
+/// Array of one [`Config`].
+pub const CONFIG: &str = "CONFIG";
+
+/// Masquerade at `to_net` what leaves the cluster (and undo it at `from_net`).
+pub const MASQUERADE: u32 = 1 << 0;
+/// Answer DNS at `from_pod` from `DNS_NAMES`.
+pub const DNS: u32 = 1 << 1;
+/// Track and report connections that no Service is part of, too.
+pub const TRACK_ALL: u32 = 1 << 2;
+/// Send events (connect, open, close, drop). Counters run in any case.
+pub const EVENTS: u32 = 1 << 3;
+
+/// Global of the programs, a `u8` in `.rodata` that the loader overrides with 1 where the kernel has the helper
+/// `bpf_set_retval` for `cgroup/connect4` (5.18): a connect() to a Service without endpoints then fails with
+/// ECONNREFUSED. Without it the connect of a Pod goes to the VIP and `from_pod` answers it with a reset, and that of a
+/// process of the node fails with EPERM.
+pub const HAVE_SET_RETVAL: &str = "HAVE_SET_RETVAL";
+
+abi_struct! {
+    /// The node, as the programs see it.
+    pub struct Config: 88 {
+        /// [`crate::ABI_VERSION`] of the agent that wrote the maps.
+        pub abi_version: u32 = 0,
+        /// [`MASQUERADE`], [`DNS`], [`TRACK_ALL`], [`EVENTS`].
+        pub flags: u32 = 4,
+        /// Address of the uplink: the source of masqueraded traffic and of NodePort traffic to remote backends.
+        pub node_ip: Addr4 = 8,
+        /// Address of the cluster DNS Service, bound on the node's `lo` by the agent's server.
+        pub cluster_dns: Addr4 = 12,
+        /// The Pods' gateway (169.254.1.1): the host side of each veth answers ARP for it, and it is the source
+        /// that a Pod sees when it reaches itself through a Service.
+        pub pod_gateway: Addr4 = 16,
+        /// Interface index of the uplink, where `from_net` and `to_net` sit; 0 if there is none.
+        pub uplink_ifindex: u32 = 20,
+        /// Pod prefix of this node.
+        pub pod_cidr: Cidr4 = 24,
+        /// Pod prefix of the cluster: never masqueraded.
+        pub cluster_cidr: Cidr4 = 32,
+        /// Prefix of ClusterIPs: what has no Service in it is rejected or dropped, not routed away.
+        pub service_cidr: Cidr4 = 40,
+        /// First port (host order) that source translation may use. The range must not overlap with the node's
+        /// `ip_local_port_range` nor with the NodePorts: 61000 to 65535 with stock settings.
+        pub snat_port_min: u16 = 48,
+        /// Last port (host order) that source translation may use.
+        pub snat_port_max: u16 = 50,
+        /// First NodePort (host order), inclusive.
+        pub node_port_min: u16 = 52,
+        /// Last NodePort (host order), inclusive.
+        pub node_port_max: u16 = 54,
+        /// Cookie of the node's own network namespace (`SO_NETNS_COOKIE`), 0 if unknown. A socket in it has no
+        /// `from_pod` in front of it.
+        pub host_netns_cookie: u64 = 56,
+        /// Bytes that must wait in `EVENTS` before a commit wakes the reader; 0 wakes at once when it sleeps.
+        pub event_wakeup_bytes: u32 = 64,
+        /// Idle seconds after which a UDP or ICMP flow is forgotten (a later packet chooses again).
+        pub udp_timeout_s: u32 = 68,
+        /// Idle seconds after which an established TCP flow may be forgotten.
+        pub tcp_timeout_s: u32 = 72,
+        /// Idle seconds after which a TCP flow that is being opened or closed may be forgotten.
+        pub tcp_closing_timeout_s: u32 = 76,
+        /// Zero.
+        pub reserved: [u32; 2] = 80,
+    }
+}

@@ -1,0 +1,161 @@
+//! Connection tracking and every address translation of the packet path, in one map.
+//!
+//! A flow has two rows, one a direction, each keyed by the tuple **as it is on the wire before translation** and
+//! holding the tuple after it. They are each other's mirror:
+//!
+//! ```text
+//!  original  { P:p -> VIP:v }  to { P:p -> B:b }        key of the peer row = mirror of `to`
+//!  reply     { B:b -> P:p   }  to { VIP:v -> P:p }      `to` of the peer row = mirror of the key
+//! ```
+//!
+//! Translation is undone at the border where it was done, so a key also holds the border:
+//!
+//! | border | original direction at | reply direction at | what |
+//! |---|---|---|---|
+//! | [`BORDER_POD`] | `from_pod` of the client | `to_pod` of the client | Service path, hairpin, identity (tracked only) |
+//! | [`BORDER_NET`] | `from_net` | `to_net` | NodePort to a local backend |
+//! | [`BORDER_NET`] | `from_net` | `from_net` | NodePort to a remote backend |
+//! | [`BORDER_NET`] | `to_net` | `from_net` | masquerade |
+//!
+//! The reply row is inserted with `BPF_NOEXIST`: finding another flow's row there *is* the detection of a tuple
+//! collision, and the same act allocates a port.
+
+use crate::addr::{Addr4, Port};
+use crate::macros::{abi_struct, named_enum};
+
+/// LRU hash [`ConntrackKey`] -> [`Conntrack`].
+pub const CONNTRACK: &str = "CONNTRACK";
+/// LRU hash [`FragmentKey`] -> [`FragmentPorts`]: ports of datagrams that arrive in pieces.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+
+/// [`ConntrackKey::border`]: the host side of a Pod's veth.
+pub const BORDER_POD: u8 = 0;
+/// [`ConntrackKey::border`]: the uplink.
+pub const BORDER_NET: u8 = 1;
+
+abi_struct! {
+    /// Source and destination of a packet. For ICMP echo the identifier is the port of the side that asks, and the
+    /// other port is 0.
+    pub struct Tuple4: 12 {
+        /// Source address.
+        pub src: Addr4 = 0,
+        /// Destination address.
+        pub dst: Addr4 = 4,
+        /// Source port.
+        pub sport: Port = 8,
+        /// Destination port.
+        pub dport: Port = 10,
+    }
+}
+
+impl Tuple4 {
+    /// The tuple of an answer.
+    #[inline(always)]
+    pub const fn mirror(self) -> Self {
+        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+}
+
+abi_struct! {
+    /// A packet at a border.
+    pub struct ConntrackKey: 16 {
+        /// The tuple on the wire, before translation.
+        pub tuple: Tuple4 = 0,
+        /// IANA protocol number.
+        pub proto: u8 = 12,
+        /// [`BORDER_POD`] or [`BORDER_NET`].
+        pub border: u8 = 13,
+        /// Zero.
+        pub reserved: u16 = 14,
+    }
+}
+
+/// [`Conntrack::direction`]: packets of the side that opened the flow.
+pub const DIRECTION_ORIGINAL: u8 = 0;
+/// [`Conntrack::direction`]: packets of the other side.
+pub const DIRECTION_REPLY: u8 = 1;
+
+/// `to` differs from the key.
+pub const CT_TRANSLATED: u16 = 1 << 0;
+/// The Pod talks to itself: the packet goes back into the veth it came from.
+pub const CT_HAIRPIN: u16 = 1 << 1;
+/// The packet leaves by the uplink it came in by (its new source is the node's own, which the stack does not forward).
+pub const CT_REDIRECT: u16 = 1 << 2;
+/// The flow was opened by a socket hook's choice; `service_id` comes from `SOCK_FLOWS`.
+pub const CT_SOCKET: u16 = 1 << 3;
+/// A FIN was seen from the original side (kept on the original row).
+pub const CT_FIN_ORIGINAL: u16 = 1 << 4;
+/// A FIN was seen from the reply side (kept on the original row).
+pub const CT_FIN_REPLY: u16 = 1 << 5;
+/// Source translation (masquerade, NodePort to a remote backend, re-ported collision).
+pub const CT_SNAT: u16 = 1 << 6;
+
+named_enum! {
+    /// State of a flow (RFC 9293 seen from the middle). UDP and ICMP use `New` and `Established` only.
+    pub enum FlowState {
+        /// The first packet was seen.
+        New = 0 => "new",
+        /// Both sides were seen.
+        Established = 1 => "established",
+        /// One side has sent FIN.
+        Closing = 2 => "closing",
+        /// Both sides have, or one has reset. A SYN starts anew.
+        Closed = 3 => "closed",
+    }
+}
+
+abi_struct! {
+    /// One direction of a flow. Updated in place by the programs; the agent only reads and deletes.
+    pub struct Conntrack: 64 {
+        /// The tuple after translation (equal to the key's when nothing is translated).
+        pub to: Tuple4 = 0,
+        /// [`crate::service::Service::id`], 0 for none.
+        pub service_id: u32 = 12,
+        /// [`crate::service::Backend::id`], 0 for none.
+        pub backend_id: u32 = 16,
+        /// Seconds of `CLOCK_MONOTONIC` at the last packet of this direction.
+        pub last_seen_s: u32 = 20,
+        /// Packets of this direction (GSO super-packets count once).
+        pub packets: u64 = 24,
+        /// Bytes of this direction, Ethernet header included.
+        pub bytes: u64 = 32,
+        /// Nanoseconds of `CLOCK_MONOTONIC` at the first packet.
+        pub created_ns: u64 = 40,
+        /// `CT_*`.
+        pub flags: u16 = 48,
+        /// [`FlowState`], kept on both rows.
+        pub state: u8 = 50,
+        /// [`DIRECTION_ORIGINAL`] or [`DIRECTION_REPLY`].
+        pub direction: u8 = 51,
+        /// Interface of the Pod (border Pod) or uplink (border net) that the flow was opened at.
+        pub ifindex: u32 = 52,
+        /// Cookie of the client's socket if it is of this node, else 0.
+        pub cookie: u64 = 56,
+    }
+}
+
+abi_struct! {
+    /// A fragmented datagram (RFC 791: source, destination, protocol, identification).
+    pub struct FragmentKey: 12 {
+        /// Source address.
+        pub src: Addr4 = 0,
+        /// Destination address.
+        pub dst: Addr4 = 4,
+        /// Identification, network byte order.
+        pub id: u16 = 8,
+        /// IANA protocol number.
+        pub proto: u8 = 10,
+        /// Border, as in [`ConntrackKey`].
+        pub border: u8 = 11,
+    }
+}
+
+abi_struct! {
+    /// Ports found in the first fragment.
+    pub struct FragmentPorts: 4 {
+        /// Source port.
+        pub sport: Port = 0,
+        /// Destination port.
+        pub dport: Port = 2,
+    }
+}

@@ -1,0 +1,86 @@
+//! What makes the layout rules of this crate errors of compilation instead of habits.
+
+/// Declares a `#[repr(C)]` struct with its size and the offset of each field, and refuses to compile if one of them is
+/// different or if there is padding. With the feature `user` it also implements `aya::Pod`.
+macro_rules! abi_struct {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident: $size:literal {
+            $( $(#[$fmeta:meta])* pub $field:ident: $ty:ty = $offset:literal, )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        pub struct $name {
+            $( $(#[$fmeta])* pub $field: $ty, )*
+        }
+
+        const _: () = {
+            assert!(core::mem::size_of::<$name>() == $size, concat!("size of ", stringify!($name)));
+            assert!(
+                0 $( + core::mem::size_of::<$ty>() )* == $size,
+                concat!("padding in ", stringify!($name))
+            );
+            $( assert!(
+                core::mem::offset_of!($name, $field) == $offset,
+                concat!("offset of ", stringify!($name), ".", stringify!($field))
+            ); )*
+        };
+
+        #[cfg(feature = "user")]
+        #[expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
+        // SAFETY: repr(C), Copy, 'static, made of integers only, and without padding (asserted above), so every
+        // byte is initialised and every bit pattern is a value.
+        unsafe impl aya::Pod for $name {}
+    };
+}
+
+/// Declares a fieldless enum whose variants have one name for metrics, the command line and the page.
+macro_rules! named_enum {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident {
+            $( $(#[$vmeta:meta])* $variant:ident = $value:literal => $text:literal, )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name {
+            $( $(#[$vmeta])* $variant = $value, )*
+        }
+
+        impl $name {
+            /// Every variant, in numeric order.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )* ];
+            /// Number of slots an array indexed by this enum needs.
+            pub const SLOTS: u32 = Self::ALL.len() as u32;
+            const _CONTIGUOUS: () = {
+                let mut i = 0;
+                while i < Self::ALL.len() {
+                    assert!(Self::ALL[i] as usize == i, concat!("gap in ", stringify!($name)));
+                    i += 1;
+                }
+            };
+
+            /// The one name: metric label, command line and page.
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Self::$variant => $text, )* }
+            }
+
+            /// The variant with this number, if there is one.
+            pub const fn from_u8(value: u8) -> Option<Self> {
+                match value { $( $value => Some(Self::$variant), )* _ => None }
+            }
+        }
+
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+pub(crate) use {abi_struct, named_enum};

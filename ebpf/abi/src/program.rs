@@ -1,0 +1,63 @@
+//! Names of the programs in the object, and of the maps that outlive an agent.
+
+/// cgroup/connect4: TCP connect() and UDP connect().
+pub const SOCK_CONNECT4: &str = "sock_connect4";
+/// cgroup/sendmsg4: sendto() and sendmsg() of unconnected UDP sockets.
+pub const SOCK_SENDMSG4: &str = "sock_sendmsg4";
+/// cgroup/recvmsg4: the source that recvfrom() and recvmsg() report.
+pub const SOCK_RECVMSG4: &str = "sock_recvmsg4";
+/// cgroup/getpeername4 (5.8).
+pub const SOCK_GETPEER4: &str = "sock_getpeer4";
+/// cgroup/sock_release (5.9).
+pub const SOCK_RELEASE: &str = "sock_release";
+/// tc ingress, host side of each Pod's veth.
+pub const FROM_POD: &str = "from_pod";
+/// tc egress, host side of each Pod's veth.
+pub const TO_POD: &str = "to_pod";
+/// tc ingress, uplink.
+pub const FROM_NET: &str = "from_net";
+/// tc egress, uplink.
+pub const TO_NET: &str = "to_net";
+
+/// The programs of type cgroup/sock_addr, in order of attachment: what translates back comes before what translates.
+pub const SOCK_ADDR: [&str; 4] = [SOCK_GETPEER4, SOCK_RECVMSG4, SOCK_SENDMSG4, SOCK_CONNECT4];
+/// The programs of type sched_cls.
+pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
+
+/// Every map, by its name in the object and (each at most 15 bytes, the kernel's limit) in the kernel. All of them are
+/// pinned, so that another start of the agent finds connections, choices and counters where they were.
+pub const MAPS: [&str; 20] = [
+    crate::config::CONFIG,
+    crate::service::SERVICES,
+    crate::service::BACKENDS,
+    crate::service::MEMBERS,
+    crate::service::AFFINITY,
+    crate::sock::SOCK_FLOWS,
+    crate::sock::SOCK_NAT,
+    crate::conntrack::CONNTRACK,
+    crate::conntrack::FRAGMENTS,
+    crate::endpoint::ENDPOINTS,
+    crate::endpoint::ENDPOINTS_BY_IP,
+    crate::endpoint::PODS_BY_NETNS,
+    crate::endpoint::NODES,
+    crate::dns::DNS_NAMES,
+    crate::dns::DNS_ZONE,
+    crate::flow::EVENTS,
+    crate::flow::EVENTS_LOST,
+    crate::flow::DROPS,
+    crate::flow::COUNTERS,
+    SCRATCH,
+];
+
+/// Per-CPU scratch memory of the DNS path; of no interest to anybody else.
+pub const SCRATCH: &str = "SCRATCH";
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_fit_the_kernel() {
+        for name in super::MAPS.iter().chain(&super::SOCK_ADDR).chain(&super::CLASSIFIERS) {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+}

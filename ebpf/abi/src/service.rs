@@ -1,0 +1,130 @@
+//! Services and their backends: one lookup decides a Service, one index its backend.
+//!
+//! ```text
+//!  SERVICES { 10.96.3.7 :80 TCP internal } -> { id 12, base 40, count 3, .. }
+//!                                                       |
+//!  BACKENDS  ... |40: 10.244.0.5:8080 |41: 10.244.1.9:8080 |42: 10.244.2.4:8080 | ...
+//! ```
+//!
+//! A slice is immutable while a Service points at it: the agent writes a new slice, swaps the Service's value in one
+//! update, and reuses the old slice only after a grace period (a program that read the old value may still index it).
+
+use crate::addr::{Addr4, Port};
+use crate::macros::abi_struct;
+
+/// Hash [`ServiceKey`] -> [`Service`].
+pub const SERVICES: &str = "SERVICES";
+/// Array (`BPF_F_MMAPABLE`) of [`Backend`], slices of which belong to Services.
+pub const BACKENDS: &str = "BACKENDS";
+/// Hash [`MemberKey`] -> [`Backend`]: the live backends of each Service port that needs stickiness: those with ClientIP
+/// affinity and those over UDP. A choice remembered somewhere is valid only while its row is here.
+pub const MEMBERS: &str = "MEMBERS";
+/// LRU hash [`AffinityKey`] -> [`Affinity`]; written by the programs.
+pub const AFFINITY: &str = "AFFINITY";
+
+/// [`ServiceKey::scope`] of traffic from Pods and from the node itself.
+pub const SCOPE_INTERNAL: u8 = 0;
+/// [`ServiceKey::scope`] of traffic that came in from the network. There is no fallback from one scope to the other:
+/// a frontend reachable from both sides has two rows.
+pub const SCOPE_EXTERNAL: u8 = 1;
+
+abi_struct! {
+    /// A frontend.
+    ///
+    /// * ClusterIP, externalIP, LoadBalancer IP: its address and port.
+    /// * NodePort: address [`Addr4::ANY`]; consulted when the destination is in `NODES` with
+    ///   [`crate::endpoint::NODE_LOCAL`] and the port is in the NodePort range.
+    /// * "This ClusterIP exists": port 0, protocol 0, scope internal, with a zero value. An unknown port of such an
+    ///   address is rejected; an address of the Service prefix without this row is dropped (the behaviour of
+    ///   kube-proxy's nftables mode, KEP-3866).
+    pub struct ServiceKey: 8 {
+        /// Frontend address.
+        pub addr: Addr4 = 0,
+        /// Frontend port.
+        pub port: Port = 4,
+        /// IANA protocol number.
+        pub proto: u8 = 6,
+        /// [`SCOPE_INTERNAL`] or [`SCOPE_EXTERNAL`].
+        pub scope: u8 = 7,
+    }
+}
+
+/// The address came from the outside and has no backend for policy's sake: drop instead of reject
+/// (externalTrafficPolicy Local on a node without endpoints, KEP-1669).
+pub const SERVICE_DROP_IF_EMPTY: u32 = 1 << 0;
+/// Socket hooks leave this frontend to the packet path.
+pub const SERVICE_NO_SOCKET: u32 = 1 << 1;
+/// The frontend is a NodePort (for reports).
+pub const SERVICE_NODE_PORT: u32 = 1 << 2;
+
+abi_struct! {
+    /// What a frontend leads to.
+    pub struct Service: 32 {
+        /// Names one port of one Service with one set of backends. Frontends with the same backends (its ClusterIP
+        /// and its NodePort) share it, and with it the ClientIP affinity. Never 0, never reused while a conntrack
+        /// entry may hold it.
+        pub id: u32 = 0,
+        /// First index of the slice in `BACKENDS`.
+        pub backend_base: u32 = 4,
+        /// Length of the slice. 0: no endpoint, the connection is rejected (or dropped, see flags).
+        pub backend_count: u32 = 8,
+        /// Seconds of ClientIP affinity since its last use; 0 is none.
+        pub affinity_timeout_s: u32 = 12,
+        /// `SERVICE_*`.
+        pub flags: u32 = 16,
+        /// Zero (Maglev base and source ranges are to come).
+        pub reserved: [u32; 3] = 20,
+    }
+}
+
+/// The backend is a Pod of this node, or this node itself.
+pub const BACKEND_LOCAL: u8 = 1 << 0;
+/// The backend is in the node's own network namespace.
+pub const BACKEND_HOST: u8 = 1 << 1;
+
+abi_struct! {
+    /// One endpoint of a Service port. All zero is an unused slot.
+    pub struct Backend: 12 {
+        /// Endpoint address.
+        pub addr: Addr4 = 0,
+        /// Endpoint port.
+        pub port: Port = 4,
+        /// `BACKEND_*`.
+        pub flags: u8 = 6,
+        /// Zero.
+        pub reserved: u8 = 7,
+        /// Names one (address, port, protocol) in the whole node; never 0.
+        pub id: u32 = 8,
+    }
+}
+
+abi_struct! {
+    /// "This backend is live for this Service port."
+    pub struct MemberKey: 8 {
+        /// [`Service::id`].
+        pub service_id: u32 = 0,
+        /// [`Backend::id`].
+        pub backend_id: u32 = 4,
+    }
+}
+
+abi_struct! {
+    /// A client of a Service with ClientIP affinity. The client of a socket hook is the Pod's address (the node's for
+    /// host processes), that of the packet path is the source address, so both paths agree.
+    pub struct AffinityKey: 8 {
+        /// Client address.
+        pub client: Addr4 = 0,
+        /// [`Service::id`].
+        pub service_id: u32 = 4,
+    }
+}
+
+abi_struct! {
+    /// The backend that a client sticks to.
+    pub struct Affinity: 8 {
+        /// [`Backend::id`]; checked against `MEMBERS` at each use.
+        pub backend_id: u32 = 0,
+        /// Seconds of `CLOCK_MONOTONIC` at the last new connection.
+        pub last_used_s: u32 = 4,
+    }
+}
