@@ -1,1 +1,20 @@
-//! strake-machinery
+//! Kubernetes API semantics with no I/O: what the kinds are, how their bytes become values, how a patch changes them,
+//! how they are selected, shown and described, and how an error is worded.
+//!
+//! Objects are `serde_json::Value`s everywhere, so that unknown and future fields survive. Nothing here may know of
+//! sockets, files, clocks (callers pass `now`) or the store.
+#![forbid(unsafe_code)]
+
+pub mod field;
+pub mod intorstring;
+pub mod meta;
+pub mod names;
+pub mod patch;
+pub mod quantity;
+pub mod registry;
+pub mod selector;
+pub mod status;
+pub mod time;
+
+pub use registry::{GroupKind, GroupResource, Kind, Registry, Subresource, Verbs};
+pub use status::ApiError;
