@@ -1,1 +1,122 @@
-//! strake-controllers
+//! The controllers of kube-controller-manager that Strake runs, as clients of the API.
+//!
+//! One folder a controller: `mod.rs` wires informers, queue and writes; `plan.rs` is a pure function from a
+//! snapshot to actions; `tests.rs` tests the plan. They know the API and each other's objects, never the store,
+//! never each other. Reads go through one set of informers ([`shared`]), writes under one identity a controller.
+//!
+//! ```text
+//!             clients("system:kube-controller-manager")          clients("deployment-controller") ...
+//!                    | watch                                             ^ writes
+//!                 Shared informers --> handlers --> queue --> snapshot --> plan --> actions
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod replicaset;
+pub mod runtime;
+pub mod shared;
+
+use crate::runtime::{Flavour, Recorder};
+use crate::shared::Shared;
+use kube::Client;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The identity under which the shared informers list and watch.
+pub const INFORMER_IDENTITY: &str = "system:kube-controller-manager";
+
+/// A certificate to be signed: a CertificateSigningRequest that was approved and whose content was checked
+/// against its signer's rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningRequest {
+    /// PKCS#10 request, PEM.
+    pub csr_pem: Vec<u8>,
+    /// `spec.signerName`.
+    pub signer_name: String,
+    /// Key usages by their Kubernetes names, such as `digital signature` or `client auth`.
+    pub usages: Vec<String>,
+    /// How long the certificate is to be valid, before the CA's own end cuts it.
+    pub validity: Duration,
+}
+
+/// Signs approved requests with the cluster's CA.
+pub trait CertificateSigner: Send + Sync {
+    /// The certificate chain, PEM; or why it cannot be signed.
+    fn sign(&self, request: &SigningRequest) -> Result<String, String>;
+}
+
+/// What the controllers must be told. Everything else they read from the API.
+#[derive(Clone)]
+pub struct Config {
+    /// PEM bundle that Pods verify the API server with (ConfigMap kube-root-ca.crt).
+    pub root_ca_pem: String,
+    /// Signs certificates of the built-in signers.
+    pub signer: Arc<dyn CertificateSigner>,
+    /// Longest validity of a signed certificate.
+    pub certificate_validity: Duration,
+    /// The network Pod CIDRs are cut from: address and prefix length.
+    pub cluster_cidr: (Ipv4Addr, u8),
+    /// Prefix length of one node's Pod CIDR.
+    pub node_cidr_mask: u8,
+    /// A node that has not renewed its Lease for this long is Unknown (stock: 40 s; 50 s since 1.32).
+    pub node_monitor_grace: Duration,
+    /// The same for a node that has never reported (stock: 60 s).
+    pub node_startup_grace: Duration,
+    /// Finished Pods beyond this many are deleted, oldest first; 0 keeps all (stock: 12500).
+    pub terminated_pod_threshold: usize,
+}
+
+impl Config {
+    /// The contract's values, for a CA bundle and a signer.
+    pub fn new(root_ca_pem: String, signer: Arc<dyn CertificateSigner>) -> Self {
+        Config {
+            root_ca_pem,
+            signer,
+            certificate_validity: Duration::from_secs(365 * 24 * 3600),
+            cluster_cidr: (Ipv4Addr::new(10, 244, 0, 0), 16),
+            node_cidr_mask: 24,
+            node_monitor_grace: Duration::from_secs(40),
+            node_startup_grace: Duration::from_secs(60),
+            terminated_pod_threshold: 12_500,
+        }
+    }
+}
+
+/// What one controller gets.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub shared: Shared,
+    pub client: Client,
+    pub recorder: Recorder,
+    pub cancel: CancellationToken,
+    pub config: Arc<Config>,
+}
+
+/// Runs every controller until `cancel`. `clients` gives the client of an identity by its stock name
+/// (`deployment-controller`, ...; [`INFORMER_IDENTITY`] for the informers). The API server may come up later:
+/// everything retries.
+///
+/// With several servers this is what the holder of the `kube-system/kube-controller-manager` Lease runs: take the
+/// Lease first, and cancel when it is lost. Nothing here keeps state outside the API.
+pub async fn run(config: Config, clients: impl Fn(&str) -> Client, cancel: CancellationToken) {
+    let shared = Shared::start(&clients(INFORMER_IDENTITY), &cancel);
+    let config = Arc::new(config);
+    let context = |identity: &'static str| {
+        let client = clients(identity);
+        Context {
+            shared: shared.clone(),
+            recorder: Recorder::start(client.clone(), identity, Flavour::Core, cancel.clone()),
+            client,
+            cancel: cancel.clone(),
+            config: config.clone(),
+        }
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(replicaset::run(context("replicaset-controller")));
+    while let Some(finished) = tasks.join_next().await {
+        if let Err(e) = finished {
+            tracing::error!(error = %e, "a controller panicked");
+        }
+    }
+}
