@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::world::{EndpointSlice, Kind, Namespace, Node, ObjectName, Pod, Service, Source, SourceState, World};
+use crate::world::{
+    EndpointSlice, Kind, Namespace, Node, ObjectName, Pod, Service, SlicesByService, Source, SourceState, World,
+};
 
 /// One object, or one step of a kind's watch.
 #[derive(Clone, Debug)]
@@ -83,7 +85,7 @@ pub struct Cache {
     sources: Vec<Source>,
     generation: u64,
     // Derived, kept until their source changes.
-    slices_by_service: Arc<BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>>>,
+    slices_by_service: Arc<SlicesByService>,
     pods_by_ip: Arc<HashMap<IpAddr, Arc<Pod>>>,
     pods_dirty: bool,
 }
@@ -205,7 +207,7 @@ impl Cache {
     }
 
     fn regroup_slices(&mut self) {
-        let mut grouped: BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>> = BTreeMap::new();
+        let mut grouped = SlicesByService::new();
         for slice in self.slices.live.values() {
             grouped.entry(slice.service.clone()).or_default().insert(slice.name.name.clone(), slice.clone());
         }

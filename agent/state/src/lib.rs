@@ -24,5 +24,5 @@ pub use extract::{Extract, SOCKET_LB_ANNOTATION};
 pub use watch::{DEBOUNCE, watch};
 pub use world::{
     Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Namespace, Node, ObjectName, Pod, Protocol, Service,
-    ServicePort, ServiceType, SessionAffinity, Source, SourceState, TrafficPolicy, World,
+    ServicePort, ServiceType, SessionAffinity, SlicesByService, Source, SourceState, TrafficPolicy, World,
 };

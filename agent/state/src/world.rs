@@ -243,6 +243,9 @@ pub struct Source {
     pub listed: bool,
 }
 
+/// EndpointSlices by Service, then by slice name.
+pub type SlicesByService = BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>>;
+
 /// An immutable snapshot. Each part is shared with the snapshot before it unless it changed.
 #[derive(Clone, Debug, Default)]
 pub struct World {
@@ -255,7 +258,7 @@ pub struct World {
     pub node_name: Box<str>,
     pub services: Arc<BTreeMap<ObjectName, Arc<Service>>>,
     /// By Service, then by slice name.
-    pub slices: Arc<BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>>>,
+    pub slices: Arc<SlicesByService>,
     pub nodes: Arc<BTreeMap<Box<str>, Arc<Node>>>,
     pub pods: Arc<BTreeMap<ObjectName, Arc<Pod>>>,
     /// Running Pods with an address of their own (not host-network).

@@ -1,5 +1,6 @@
 //! What a snapshot shows while lists and watches come in.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may panic as the tests do")]
 
 use std::sync::Arc;
 
