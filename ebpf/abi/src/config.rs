@@ -64,7 +64,10 @@ abi_struct! {
         pub tcp_timeout_s: u32 = 72,
         /// Idle seconds after which a TCP flow that is being opened or closed may be forgotten.
         pub tcp_closing_timeout_s: u32 = 76,
+        /// The agent's note to itself, of no meaning to the programs: no [`crate::service::Service::id`] or
+        /// [`crate::service::Backend::id`] was ever handed out at or above it, so ids are not reused across restarts.
+        pub next_id: u32 = 80,
         /// Zero.
-        pub reserved: [u32; 2] = 80,
+        pub reserved: u32 = 84,
     }
 }
