@@ -11,6 +11,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod deployment;
 pub mod replicaset;
 pub mod runtime;
 pub mod shared;
@@ -113,6 +114,7 @@ pub async fn run(config: Config, clients: impl Fn(&str) -> Client, cancel: Cance
         }
     };
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(deployment::run(context("deployment-controller")));
     tasks.spawn(replicaset::run(context("replicaset-controller")));
     while let Some(finished) = tasks.join_next().await {
         if let Err(e) = finished {
