@@ -11,7 +11,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod backing;
 pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
 pub mod replicaset;
 pub mod runtime;
 pub mod shared;
@@ -115,6 +118,8 @@ pub async fn run(config: Config, clients: impl Fn(&str) -> Client, cancel: Cance
     };
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(deployment::run(context("deployment-controller")));
+    tasks.spawn(endpointslice::run(context("endpointslice-controller")));
+    tasks.spawn(endpoints::run(context("endpoint-controller")));
     tasks.spawn(replicaset::run(context("replicaset-controller")));
     while let Some(finished) = tasks.join_next().await {
         if let Err(e) = finished {

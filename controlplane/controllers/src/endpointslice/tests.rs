@@ -1,0 +1,181 @@
+use super::plan::{MAX_ENDPOINTS, Plan, plan};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, Node, Pod, PodCondition, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+fn service() -> Service {
+    Service {
+        metadata: ObjectMeta {
+            name: Some("web".into()),
+            namespace: Some("default".into()),
+            uid: Some("svc".into()),
+            labels: Some([("tier".to_string(), "front".to_string())].into()),
+            ..Default::default()
+        },
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("10.96.0.7".into()),
+            selector: Some([("app".to_string(), "web".to_string())].into()),
+            ports: Some(vec![ServicePort {
+                name: Some("http".into()),
+                port: 80,
+                target_port: Some(IntOrString::String("www".into())),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn pod(i: usize, port: i32, ready: bool) -> Arc<Pod> {
+    Arc::new(Pod {
+        metadata: ObjectMeta {
+            name: Some(format!("p{i}")),
+            namespace: Some("default".into()),
+            uid: Some(format!("u{i}")),
+            ..Default::default()
+        },
+        spec: Some(PodSpec {
+            node_name: Some("n1".into()),
+            containers: vec![Container {
+                ports: Some(vec![ContainerPort {
+                    name: Some("www".into()),
+                    container_port: port,
+                    ..Default::default()
+                }]),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        status: Some(PodStatus {
+            phase: Some("Running".into()),
+            pod_ip: Some(format!("10.244.{}.{}", i / 250, i % 250 + 1)),
+            conditions: Some(vec![PodCondition {
+                type_: "Ready".into(),
+                status: if ready { "True" } else { "False" }.into(),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        }),
+    })
+}
+
+#[derive(Default)]
+struct Slices(Vec<Arc<EndpointSlice>>, usize);
+
+impl Slices {
+    fn apply(&mut self, p: Plan) {
+        for d in p.delete {
+            self.0.retain(|s| s.metadata.name != d.metadata.name);
+        }
+        for u in p.update {
+            let i = self.0.iter().position(|s| s.metadata.name == u.metadata.name).unwrap();
+            self.0[i] = Arc::new(u);
+        }
+        for mut c in p.create {
+            self.1 += 1;
+            c.metadata.name = Some(format!("web-{:04}", self.1));
+            self.0.push(Arc::new(c));
+        }
+    }
+
+    fn addresses(&self) -> BTreeSet<String> {
+        self.0.iter().flat_map(|s| s.endpoints.iter().flatten()).flat_map(|e| e.addresses.clone()).collect()
+    }
+}
+
+fn node(_: &str) -> Option<Arc<Node>> {
+    let labels = Some([("topology.kubernetes.io/zone".to_string(), "z1".to_string())].into());
+    Some(Arc::new(Node { metadata: ObjectMeta { labels, ..Default::default() }, ..Default::default() }))
+}
+
+#[test]
+fn an_empty_service_has_one_empty_slice_that_is_filled_later() {
+    let mut s = Slices::default();
+    s.apply(plan(&service(), &[], &s.0, node, None));
+    assert_eq!(s.0.len(), 1);
+    assert!(plan(&service(), &[], &s.0, node, None).is_empty(), "and it is left alone");
+    let p = plan(&service(), &[pod(1, 8080, true)], &s.0, node, None);
+    assert_eq!((p.create.len(), p.update.len(), p.delete.len()), (0, 1, 0));
+    s.apply(p);
+    let slice = &s.0[0];
+    let port = &slice.ports.as_ref().unwrap()[0];
+    assert_eq!((port.port, port.name.as_deref(), port.protocol.as_deref()), (Some(8080), Some("http"), Some("TCP")));
+    let e = &slice.endpoints.as_ref().unwrap()[0];
+    assert_eq!((e.zone.as_deref(), e.node_name.as_deref()), (Some("z1"), Some("n1")));
+    let labels = slice.metadata.labels.as_ref().unwrap();
+    assert_eq!(labels["kubernetes.io/service-name"], "web");
+    assert_eq!(labels["endpointslice.kubernetes.io/managed-by"], "endpointslice-controller.k8s.io");
+    assert_eq!(labels["tier"], "front");
+    s.apply(plan(&service(), &[], &s.0, node, None));
+    assert_eq!((s.0.len(), s.addresses().len()), (1, 0));
+}
+
+#[test]
+fn conditions_tell_ready_serving_and_terminating_apart() {
+    let mut going = (*pod(1, 80, true)).clone();
+    going.metadata.deletion_timestamp = Some(crate::runtime::now());
+    let p = plan(&service(), &[Arc::new(going), pod(2, 80, false)], &[], node, None);
+    let endpoints = p.create[0].endpoints.clone().unwrap();
+    let c: Vec<_> = endpoints.iter().map(|e| e.conditions.clone().unwrap()).collect();
+    assert_eq!((c[0].ready, c[0].serving, c[0].terminating), (Some(false), Some(true), Some(true)));
+    assert_eq!((c[1].ready, c[1].serving, c[1].terminating), (Some(false), Some(false), Some(false)));
+    let mut eager = service();
+    eager.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
+    let p = plan(&eager, &[pod(2, 80, false)], &[], node, None);
+    assert_eq!(p.create[0].endpoints.as_ref().unwrap()[0].conditions.as_ref().unwrap().ready, Some(true));
+}
+
+#[test]
+fn named_target_ports_that_differ_make_slices_of_their_own() {
+    let p = plan(&service(), &[pod(1, 8080, true), pod(2, 9090, true), pod(3, 8080, true)], &[], node, None);
+    let mut sizes: Vec<_> = p
+        .create
+        .iter()
+        .map(|s| (s.ports.as_ref().unwrap()[0].port.unwrap(), s.endpoints.as_ref().unwrap().len()))
+        .collect();
+    sizes.sort();
+    assert_eq!(sizes, [(8080, 2), (9090, 1)]);
+}
+
+#[test]
+fn one_change_rewrites_one_slice_and_nothing_is_ever_lost_or_doubled() {
+    let mut s = Slices::default();
+    let mut pods: Vec<_> = (0..250).map(|i| pod(i, 80, true)).collect();
+    s.apply(plan(&service(), &pods, &s.0, node, None));
+    assert_eq!(s.0.len(), 3);
+    assert!(plan(&service(), &pods, &s.0, node, None).is_empty());
+    pods[120] = pod(120, 80, false);
+    let p = plan(&service(), &pods, &s.0, node, None);
+    assert_eq!((p.create.len(), p.update.len(), p.delete.len()), (0, 1, 0));
+    s.apply(p);
+
+    let mut seed = 1u64;
+    let mut random = move |n: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % n
+    };
+    let mut next = 250;
+    for _ in 0..300 {
+        for _ in 0..random(40) {
+            if !pods.is_empty() {
+                pods.swap_remove(random(pods.len()));
+            }
+        }
+        for _ in 0..random(40) {
+            pods.push(pod(next, 80, true));
+            next += 1;
+        }
+        let p = plan(&service(), &pods, &s.0, node, None);
+        s.apply(p);
+        assert!(s.0.iter().all(|x| x.endpoints.as_ref().unwrap().len() <= MAX_ENDPOINTS));
+        let total: usize = s.0.iter().map(|x| x.endpoints.as_ref().unwrap().len()).sum();
+        assert_eq!((total, s.addresses().len()), (pods.len(), pods.len()));
+        assert!(plan(&service(), &pods, &s.0, node, None).is_empty());
+    }
+}
