@@ -31,6 +31,7 @@ pub use token::{
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -49,7 +50,7 @@ pub struct Pki {
     ca: CertificateAuthority,
     serving: Identity,
     kubelet_client: Identity,
-    service_accounts: ServiceAccountSigner,
+    service_accounts: Arc<ServiceAccountSigner>,
 }
 
 impl Pki {
@@ -67,7 +68,7 @@ impl Pki {
         let ca = CertificateAuthority::ensure(dir)?;
         let serving = ca.ensure_identity(&dir.join("apiserver"), "kube-apiserver", &[], Some(names))?;
         let kubelet_client = ca.ensure_identity(&dir.join("apiserver-kubelet-client"), KUBELET_CLIENT, &[], None)?;
-        let service_accounts = ServiceAccountSigner::ensure(dir, issuer)?;
+        let service_accounts = Arc::new(ServiceAccountSigner::ensure(dir, issuer)?);
         Ok(Self { dir: dir.to_owned(), ca, serving, kubelet_client, service_accounts })
     }
 
@@ -94,7 +95,7 @@ impl Pki {
         &self.kubelet_client
     }
 
-    pub fn service_accounts(&self) -> &ServiceAccountSigner {
+    pub fn service_accounts(&self) -> &Arc<ServiceAccountSigner> {
         &self.service_accounts
     }
 
