@@ -12,6 +12,7 @@ pub mod names;
 pub mod patch;
 pub mod quantity;
 pub mod registry;
+pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod time;
