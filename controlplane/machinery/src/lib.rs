@@ -10,6 +10,7 @@ pub mod intorstring;
 pub mod meta;
 pub mod names;
 pub mod patch;
+pub mod proto;
 pub mod quantity;
 pub mod registry;
 pub mod schema;

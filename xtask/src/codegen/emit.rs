@@ -12,7 +12,6 @@ use super::golang::{GoField, GoType, PACKAGES, Packages, is_primitive};
 const SPECIAL: &[(&str, &str)] = &[
     ("k8s.io/apimachinery/pkg/apis/meta/v1.Time", "t"),
     ("k8s.io/apimachinery/pkg/apis/meta/v1.MicroTime", "u"),
-    ("k8s.io/apimachinery/pkg/apis/meta/v1.Duration", "D"),
     ("k8s.io/apimachinery/pkg/apis/meta/v1.FieldsV1", "F"),
     ("k8s.io/apimachinery/pkg/api/resource.Quantity", "q"),
     ("k8s.io/apimachinery/pkg/util/intstr.IntOrString", "x"),

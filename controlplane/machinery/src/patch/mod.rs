@@ -2,9 +2,11 @@
 
 mod json;
 mod merge;
+mod strategic;
 
 pub use json::json;
 pub use merge::merge;
+pub use strategic::{StrategicError, strategic};
 
 /// The media types a PATCH may come as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

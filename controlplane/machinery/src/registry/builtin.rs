@@ -22,9 +22,14 @@ fn row(group: &str, version: &str, plural: &str, kind: &str, namespaced: bool) -
         storage_prefix: format!("/registry/{}/", storage_segment(group, plural)),
         storage_version: version.into(),
         storage_group: group.into(),
-        schema: format!("{}.{version}.{kind}", package(group)),
+        schema: schema_name(group, version, kind),
         selectable: Vec::new(),
     }
+}
+
+/// The name of a kind in the schema table, `io.k8s.api.apps.v1.Deployment`.
+pub(crate) fn schema_name(group: &str, version: &str, kind: &str) -> String {
+    format!("{}.{version}.{kind}", package(group))
 }
 
 /// The package part of a schema name.

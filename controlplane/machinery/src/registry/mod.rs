@@ -5,6 +5,8 @@
 
 mod builtin;
 
+pub(crate) use builtin::schema_name;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};

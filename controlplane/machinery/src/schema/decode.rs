@@ -261,7 +261,7 @@ impl Walker<'_> {
             return self.descend(owner, ty, value, path);
         }
         let fits = match ty {
-            Type::String | Type::Bytes | Type::Time | Type::MicroTime | Type::Duration => value.is_string(),
+            Type::String | Type::Bytes | Type::Time | Type::MicroTime => value.is_string(),
             Type::Bool => value.is_boolean(),
             Type::Int32 | Type::Int64 | Type::Double => value.is_number(),
             Type::Quantity | Type::IntOrString => value.is_string() || value.is_number(),
@@ -361,7 +361,6 @@ impl Walker<'_> {
             Type::Bytes => "[]uint8".into(),
             Type::Time => "v1.Time".into(),
             Type::MicroTime => "v1.MicroTime".into(),
-            Type::Duration => "v1.Duration".into(),
             Type::Quantity => "resource.Quantity".into(),
             Type::IntOrString => "intstr.IntOrString".into(),
             Type::RawExtension => "runtime.RawExtension".into(),

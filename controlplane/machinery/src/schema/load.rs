@@ -146,7 +146,6 @@ fn type_of(code: &'static str, names: &HashMap<(usize, &'static str), MessageId>
         "y" => Type::Bytes,
         "t" => Type::Time,
         "u" => Type::MicroTime,
-        "D" => Type::Duration,
         "q" => Type::Quantity,
         "x" => Type::IntOrString,
         "r" => Type::RawExtension,

@@ -13,7 +13,7 @@
 //! ^volumeSource 2 9.VolumeSource     a message in protobuf whose fields appear beside the others in JSON
 //! ```
 //!
-//! Types: `s` string, `b` bool, `i` int32, `l` int64, `d` double, `y` bytes, `t` Time, `u` MicroTime, `D` Duration,
+//! Types: `s` string, `b` bool, `i` int32, `l` int64, `d` double, `y` bytes, `t` Time, `u` MicroTime,
 //! `q` Quantity, `x` IntOrString, `r` RawExtension, `F` FieldsV1, `J` any JSON, `V` ExtraValue (strings), `B` `A` `S`
 //! JSONSchemaProps or bool, or array, or strings; `N.Name` message of package N; `[` list of, `{` map from string to.
 
@@ -30,6 +30,8 @@ pub use decode::{
     Decoded, decode_json, decode_json_as, decode_value, decode_value_as, normalize, normalize_as, prune, strict_error,
     unknown_fields, unknown_fields_as,
 };
+
+pub(crate) use decode::{JSON_SCHEMA_PROPS, omitted};
 
 use crate::registry::Kind;
 
@@ -48,7 +50,6 @@ pub enum Type {
     Bytes,
     Time,
     MicroTime,
-    Duration,
     Quantity,
     IntOrString,
     RawExtension,
