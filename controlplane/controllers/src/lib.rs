@@ -12,11 +12,17 @@
 #![forbid(unsafe_code)]
 
 pub mod backing;
+pub mod bootstraptoken;
+pub mod certificates;
+pub mod clusterrole;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod nodeipam;
 pub mod replicaset;
+pub mod rootca;
 pub mod runtime;
+pub mod serviceaccount;
 pub mod shared;
 
 use crate::runtime::{Flavour, Recorder};
@@ -25,38 +31,17 @@ use kube::Client;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
+use strake_pki::Pki;
 use tokio_util::sync::CancellationToken;
 
 /// The identity under which the shared informers list and watch.
 pub const INFORMER_IDENTITY: &str = "system:kube-controller-manager";
 
-/// A certificate to be signed: a CertificateSigningRequest that was approved and whose content was checked
-/// against its signer's rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SigningRequest {
-    /// PKCS#10 request, PEM.
-    pub csr_pem: Vec<u8>,
-    /// `spec.signerName`.
-    pub signer_name: String,
-    /// Key usages by their Kubernetes names, such as `digital signature` or `client auth`.
-    pub usages: Vec<String>,
-    /// How long the certificate is to be valid, before the CA's own end cuts it.
-    pub validity: Duration,
-}
-
-/// Signs approved requests with the cluster's CA.
-pub trait CertificateSigner: Send + Sync {
-    /// The certificate chain, PEM; or why it cannot be signed.
-    fn sign(&self, request: &SigningRequest) -> Result<String, String>;
-}
-
 /// What the controllers must be told. Everything else they read from the API.
 #[derive(Clone)]
 pub struct Config {
-    /// PEM bundle that Pods verify the API server with (ConfigMap kube-root-ca.crt).
-    pub root_ca_pem: String,
-    /// Signs certificates of the built-in signers.
-    pub signer: Arc<dyn CertificateSigner>,
+    /// The cluster's CA: signs approved requests, and its certificate is published as kube-root-ca.crt.
+    pub pki: Arc<Pki>,
     /// Longest validity of a signed certificate.
     pub certificate_validity: Duration,
     /// The network Pod CIDRs are cut from: address and prefix length.
@@ -72,12 +57,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// The contract's values, for a CA bundle and a signer.
-    pub fn new(root_ca_pem: String, signer: Arc<dyn CertificateSigner>) -> Self {
+    /// The cluster's usual values, for a CA.
+    pub fn new(pki: Arc<Pki>) -> Self {
         Config {
-            root_ca_pem,
-            signer,
-            certificate_validity: Duration::from_secs(365 * 24 * 3600),
+            pki,
+            certificate_validity: strake_pki::LEAF_VALIDITY,
             cluster_cidr: (Ipv4Addr::new(10, 244, 0, 0), 16),
             node_cidr_mask: 24,
             node_monitor_grace: Duration::from_secs(40),
@@ -121,6 +105,12 @@ pub async fn run(config: Config, clients: impl Fn(&str) -> Client, cancel: Cance
     tasks.spawn(endpointslice::run(context("endpointslice-controller")));
     tasks.spawn(endpoints::run(context("endpoint-controller")));
     tasks.spawn(replicaset::run(context("replicaset-controller")));
+    tasks.spawn(serviceaccount::run(context("service-account-controller")));
+    tasks.spawn(rootca::run(context("root-ca-cert-publisher")));
+    tasks.spawn(certificates::run(context("certificate-controller")));
+    tasks.spawn(nodeipam::run(context("node-controller")));
+    tasks.spawn(clusterrole::run(context("clusterrole-aggregation-controller")));
+    tasks.spawn(bootstraptoken::run(context("token-cleaner")));
     while let Some(finished) = tasks.join_next().await {
         if let Err(e) = finished {
             tracing::error!(error = %e, "a controller panicked");
