@@ -5,6 +5,8 @@
 //! sockets, files, clocks (callers pass `now`) or the store.
 #![forbid(unsafe_code)]
 
+pub mod convert;
+pub mod discovery;
 pub mod field;
 pub mod intorstring;
 pub mod meta;
@@ -13,6 +15,7 @@ pub mod patch;
 pub mod proto;
 pub mod quantity;
 pub mod registry;
+pub mod scale;
 pub mod schema;
 pub mod selector;
 pub mod status;

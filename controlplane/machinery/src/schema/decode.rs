@@ -246,12 +246,12 @@ impl Walker<'_> {
     /// Structs that are no pointers in Go are always written.
     fn fill(&self, message: &'static Message, map: &mut Map<String, Value>) {
         for field in self.schema.json_fields(message) {
-            if let (Type::Message(id), false) = (&field.ty, field.pointer) {
-                if !map.contains_key(field.name) {
-                    let mut inner = Map::new();
-                    self.fill(self.schema.get_message(*id), &mut inner);
-                    map.insert(field.name.into(), Value::Object(inner));
-                }
+            if let (Type::Message(id), false) = (&field.ty, field.pointer)
+                && !map.contains_key(field.name)
+            {
+                let mut inner = Map::new();
+                self.fill(self.schema.get_message(*id), &mut inner);
+                map.insert(field.name.into(), Value::Object(inner));
             }
         }
     }
@@ -281,10 +281,8 @@ impl Walker<'_> {
             Type::Int64 if value.as_i64().is_none() => {
                 return Err(self.unmarshal_error(owner, ty, &format!("number {value}"), path));
             }
-            Type::IntOrString if value.is_number() => {
-                if value.as_i64().and_then(|n| i32::try_from(n).ok()).is_none() {
-                    return Err(format!("json: cannot unmarshal number {value} into Go value of type int32"));
-                }
+            Type::IntOrString if value.is_number() && value.as_i64().and_then(|n| i32::try_from(n).ok()).is_none() => {
+                return Err(format!("json: cannot unmarshal number {value} into Go value of type int32"));
             }
             Type::Quantity => *value = json!(quantity::canonical(value).map_err(|e| e.to_string())?),
             Type::Time | Type::MicroTime => canonical_time(ty, value)?,

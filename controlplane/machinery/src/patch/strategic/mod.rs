@@ -247,7 +247,7 @@ fn merge_value<'a>(item: &'a Value, key: &str) -> Result<&'a Value, StrategicErr
 fn same_key(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::String(a), Value::String(b)) => a == b,
-        (Value::String(s), other) | (other, Value::String(s)) => *s == other.to_string(),
+        (Value::String(s), other) | (other, Value::String(s)) => other.to_string() == s.as_str(),
         (a, b) => a == b,
     }
 }
