@@ -1,0 +1,114 @@
+//! Which kind is checked by what.
+
+use serde_json::Value;
+use strake_machinery::Kind;
+
+use crate::errs::Errs;
+use crate::kinds::{is_custom, row_of};
+use crate::{FieldError, certificates, core_kinds, meta, node, pod, prepare, service_validate, volumes, workload};
+
+/// Everything wrong with a new object, in the order upstream tells it; empty if it may be stored.
+pub fn validate_create(kind: &Kind, obj: &Value) -> Vec<FieldError> {
+    let mut e = Errs::new();
+    let (group, name) = (kind.group.as_str(), kind.kind.as_str());
+    // These check their metadata themselves.
+    match (group, name) {
+        ("", "Pod") => {
+            pod::update::validate_create(obj, &mut e);
+            return e;
+        }
+        ("", "Service") => {
+            service_validate::validate_create(obj, &mut e);
+            return e;
+        }
+        _ => {}
+    }
+    meta::validate(obj, kind.namespaced, row_of(kind).names, &mut e);
+    if is_custom(kind) {
+        return e;
+    }
+    match (group, name) {
+        ("", "Namespace") => core_kinds::namespace(obj, &mut e),
+        ("", "Node") => node::validate_create(obj, &mut e),
+        ("", "PodTemplate") => {
+            pod::spec::template(crate::walk::Walk::at(obj, "template"), &"template".into(), &mut e);
+        }
+        ("apps" | "batch", _) | ("", "ReplicationController") => workload::validate(group, name, obj, None, &mut e),
+        _ => content(group, name, obj, &mut e),
+    }
+    e
+}
+
+/// Checks that hold on creation and on update alike.
+fn content(group: &str, name: &str, obj: &Value, e: &mut Errs) {
+    match (group, name) {
+        ("", "ConfigMap") => core_kinds::config_map(obj, e),
+        ("", "Secret") => core_kinds::secret(obj, e),
+        ("", "Endpoints") => core_kinds::endpoints(obj, e),
+        ("", "Event") => core_kinds::event(obj, false, e),
+        ("events.k8s.io", "Event") => core_kinds::event(obj, true, e),
+        ("", "PersistentVolume") => volumes::persistent_volume(obj, e),
+        ("", "PersistentVolumeClaim") => volumes::claim(obj, e),
+        ("storage.k8s.io", "StorageClass") => volumes::class(obj, e),
+        ("storage.k8s.io", "CSIDriver") => volumes::driver(obj, e),
+        ("storage.k8s.io", "CSINode") => volumes::csi_node(obj, e),
+        ("storage.k8s.io", "VolumeAttachment") => volumes::attachment(obj, e),
+        ("certificates.k8s.io", "CertificateSigningRequest") => certificates::validate(obj, e),
+        ("certificates.k8s.io", "ClusterTrustBundle") => certificates::trust_bundle(obj, e),
+        _ => {}
+    }
+}
+
+/// Everything wrong with an update of `subresource` (`""`: the object proper), in the order upstream tells it.
+pub fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource: &str) -> Vec<FieldError> {
+    let subresource = Some(subresource).filter(|s| !s.is_empty());
+    let mut e = Errs::new();
+    let (group, name) = (kind.group.as_str(), kind.kind.as_str());
+    match (group, name, subresource) {
+        ("", "Pod", Some("status")) => pod::update::validate_status(new, old, &mut e),
+        ("", "Pod", Some("ephemeralcontainers")) => pod::update::validate_ephemeral(new, old, &mut e),
+        ("", "Pod", Some("resize")) => pod::update::validate_resize(new, old, &mut e),
+        ("", "Pod", _) => pod::update::validate_update(new, old, &mut e),
+        ("", "Service", Some("status")) => service_validate::validate_status(new, old, &mut e),
+        ("", "Service", _) => service_validate::validate_update(new, old, &mut e),
+        _ => {
+            meta::validate_update(new, old, &mut e);
+            if !is_custom(kind) {
+                update(group, name, new, old, subresource, &mut e);
+            }
+        }
+    }
+    e
+}
+
+fn update(group: &str, name: &str, new: &Value, old: &Value, subresource: Option<&str>, e: &mut Errs) {
+    match (group, name, subresource) {
+        ("certificates.k8s.io", "CertificateSigningRequest", part) => {
+            certificates::validate_update(new, old, prepare::request_part(part), e);
+        }
+        ("", "Namespace", Some("status")) => core_kinds::namespace_status(new, e),
+        ("", "Namespace", Some("finalize")) => core_kinds::namespace_finalize(new, e),
+        ("", "Namespace", _) => {}
+        ("", "Node", _) => node::validate_update(new, old, e),
+        ("apps" | "batch", _, Some("status")) | ("", "ReplicationController", Some("status")) => {
+            workload::validate_status(name, new, old, e);
+        }
+        (_, _, Some("status")) => {}
+        ("apps" | "batch", ..) | ("", "ReplicationController", _) => {
+            workload::validate(group, name, new, Some(old), e);
+        }
+        ("", "ConfigMap", _) => {
+            core_kinds::frozen(new, old, &["data", "binaryData"], e);
+            core_kinds::config_map(new, e);
+        }
+        ("", "Secret", _) => core_kinds::secret_update(new, old, e),
+        ("", "PodTemplate", _) => {
+            pod::spec::template(crate::walk::Walk::at(new, "template"), &"template".into(), e);
+        }
+        ("", "PersistentVolume", _) => volumes::persistent_volume_update(new, old, e),
+        ("", "PersistentVolumeClaim", _) => volumes::claim_update(new, old, e),
+        ("storage.k8s.io", "StorageClass", _) => volumes::class_update(new, old, e),
+        ("storage.k8s.io", "CSIDriver", _) => volumes::driver_update(new, old, e),
+        _ => content(group, name, new, e),
+    }
+}
