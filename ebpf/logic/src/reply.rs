@@ -1,0 +1,198 @@
+//! Packets built in place of one that is refused: a TCP reset, an ICMP "port unreachable".
+//!
+//! Each is the frame's own bytes turned around, so it goes back out of the interface it came in by.
+
+use strake_abi::proto;
+
+use crate::checksum;
+use crate::packet::tcp_flag::{ACK, FIN, RST, SYN};
+use crate::packet::{ETH_LEN, HEAD_LEN, Head, IPV4_LEN, Ipv4};
+
+/// Bytes of a frame with a reset: Ethernet, IPv4, TCP without options.
+pub const RESET_LEN: usize = HEAD_LEN + 20;
+/// Bytes of a frame with an ICMP error that quotes a header without options and 8 bytes (RFC 792).
+pub const UNREACHABLE_LEN: usize = HEAD_LEN + 8 + IPV4_LEN + 8;
+
+/// Time to live of what is built here (RFC 1700's default).
+const TTL: u8 = 64;
+
+/// Ethernet and IPv4 turned around, with a new length, protocol and checksum. Options are not kept.
+#[inline(always)]
+fn turned(head: &Head, total: u16, protocol: u8) -> Head {
+    let mut out = [0; HEAD_LEN];
+    let mut i = 0;
+    while i < 6 {
+        out[i] = head[6 + i];
+        out[6 + i] = head[i];
+        i += 1;
+    }
+    out[12] = head[12];
+    out[13] = head[13];
+    let [hi, lo] = total.to_be_bytes();
+    // Version 4, 5 words; identification 0 is right for what is never fragmented (DF set, RFC 6864).
+    let ip: [u8; IPV4_LEN] = [
+        0x45, 0, hi, lo, 0, 0, 0x40, 0, TTL, protocol, 0, 0, head[30], head[31], head[32], head[33], head[26],
+        head[27], head[28], head[29],
+    ];
+    let [c0, c1] = checksum::finish(checksum::sum(&ip), false).to_ne_bytes();
+    i = 0;
+    while i < IPV4_LEN {
+        out[ETH_LEN + i] = ip[i];
+        i += 1;
+    }
+    out[24] = c0;
+    out[25] = c1;
+    out
+}
+
+/// The reset that answers a segment (RFC 9293, 3.5.2: "if the connection does not exist"), or `None` if the segment is
+/// itself a reset.
+#[inline(always)]
+pub fn tcp_reset(head: &Head, ip: &Ipv4, tcp: &[u8; 20]) -> Option<[u8; RESET_LEN]> {
+    let flags = tcp[13];
+    if flags & RST != 0 {
+        return None;
+    }
+    let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+    let header = u16::from(tcp[12] >> 4) * 4;
+    let data = u32::from(ip.l4_len.saturating_sub(header));
+    let syn_fin = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+    let (seq_out, ack_out, flags_out) = if flags & ACK != 0 {
+        ([tcp[8], tcp[9], tcp[10], tcp[11]], [0; 4], RST)
+    } else {
+        ([0; 4], seq.wrapping_add(data).wrapping_add(syn_fin).to_be_bytes(), RST | ACK)
+    };
+    let pseudo_in = checksum::pseudo(ip.src.0, ip.dst.0, proto::TCP, ip.l4_len);
+    let partial = checksum::is_partial(u16::from_ne_bytes([tcp[16], tcp[17]]), pseudo_in);
+
+    let [s0, s1, s2, s3] = seq_out;
+    let [a0, a1, a2, a3] = ack_out;
+    let mut segment: [u8; 20] =
+        [tcp[2], tcp[3], tcp[0], tcp[1], s0, s1, s2, s3, a0, a1, a2, a3, 0x50, flags_out, 0, 0, 0, 0, 0, 0];
+    let pseudo = checksum::pseudo(ip.dst.0, ip.src.0, proto::TCP, 20);
+    let field = if partial {
+        checksum::fold(pseudo)
+    } else {
+        checksum::finish(checksum::add(pseudo, checksum::sum(&segment)), false)
+    };
+    let [c0, c1] = field.to_ne_bytes();
+    segment[16] = c0;
+    segment[17] = c1;
+
+    let front = turned(head, (IPV4_LEN + 20) as u16, proto::TCP);
+    let mut out = [0; RESET_LEN];
+    let mut i = 0;
+    while i < HEAD_LEN {
+        out[i] = front[i];
+        i += 1;
+    }
+    i = 0;
+    while i < 20 {
+        out[HEAD_LEN + i] = segment[i];
+        i += 1;
+    }
+    Some(out)
+}
+
+/// ICMP "destination unreachable, port unreachable" (type 3, code 3) from the address that was asked. `None` if the
+/// packet has IPv4 options (they would not be quoted) or is a later fragment (RFC 1122, 3.2.2).
+#[inline(always)]
+pub fn port_unreachable(head: &Head, ip: &Ipv4, l4: &[u8; 8]) -> Option<[u8; UNREACHABLE_LEN]> {
+    if ip.l4 != HEAD_LEN || matches!(ip.fragment, crate::packet::Fragment::Later) {
+        return None;
+    }
+    let mut icmp = [0u8; 8 + IPV4_LEN + 8];
+    icmp[0] = 3;
+    icmp[1] = 3;
+    let mut i = 0;
+    while i < IPV4_LEN {
+        icmp[8 + i] = head[ETH_LEN + i];
+        i += 1;
+    }
+    i = 0;
+    while i < 8 {
+        icmp[8 + IPV4_LEN + i] = l4[i];
+        i += 1;
+    }
+    let [c0, c1] = checksum::finish(checksum::sum(&icmp), false).to_ne_bytes();
+    icmp[2] = c0;
+    icmp[3] = c1;
+
+    let front = turned(head, (UNREACHABLE_LEN - ETH_LEN) as u16, proto::ICMP);
+    let mut out = [0; UNREACHABLE_LEN];
+    i = 0;
+    while i < HEAD_LEN {
+        out[i] = front[i];
+        i += 1;
+    }
+    i = 0;
+    while i < icmp.len() {
+        out[HEAD_LEN + i] = icmp[i];
+        i += 1;
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use crate::packet;
+    use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn head(frame: &[u8]) -> Head {
+        frame[..HEAD_LEN].try_into().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn reset_is_what_rfc_9293_says(sport in any::<u16>(), dport in any::<u16>(), seq in any::<u32>(), ack in any::<u32>(), flags in any::<u8>(), payload in proptest::collection::vec(any::<u8>(), 0..30)) {
+            let mut frame = Vec::new();
+            let mut builder = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([10, 0, 0, 1], [10, 96, 0, 7], 64).tcp(sport, dport, seq, 100);
+            if flags & FIN != 0 { builder = builder.fin(); }
+            if flags & SYN != 0 { builder = builder.syn(); }
+            if flags & RST != 0 { builder = builder.rst(); }
+            if flags & ACK != 0 { builder = builder.ack(ack); }
+            builder.write(&mut frame, &payload).unwrap();
+            let ip = packet::ipv4(&head(&frame), frame.len() as u32).unwrap();
+            let out = tcp_reset(&head(&frame), &ip, frame[34..54].try_into().unwrap());
+            if flags & RST != 0 {
+                prop_assert!(out.is_none());
+                return Ok(());
+            }
+            let out = out.unwrap();
+            let sliced = SlicedPacket::from_ethernet(&out).unwrap();
+            let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
+            let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("not TCP") };
+            prop_assert_eq!(ip.header().source(), [10, 96, 0, 7]);
+            prop_assert_eq!(ip.header().to_header().calc_header_checksum(), ip.header().header_checksum());
+            prop_assert_eq!(tcp.calc_checksum_ipv4([10, 96, 0, 7], [10, 0, 0, 1]).ok().map(|c| c % 0xffff), Some(tcp.checksum() % 0xffff));
+            prop_assert!(tcp.rst() && tcp.source_port() == dport && tcp.destination_port() == sport);
+            if flags & ACK != 0 {
+                prop_assert!(tcp.sequence_number() == ack && !tcp.ack());
+            } else {
+                let len = payload.len() as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+                prop_assert!(tcp.sequence_number() == 0 && tcp.ack());
+                prop_assert_eq!(tcp.acknowledgment_number(), seq.wrapping_add(len));
+            }
+        }
+
+        #[test]
+        fn unreachable_quotes_the_packet(sport in any::<u16>(), dport in any::<u16>(), payload in proptest::collection::vec(any::<u8>(), 0..30)) {
+            let mut frame = Vec::new();
+            PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([10, 0, 0, 1], [10, 96, 0, 7], 64).udp(sport, dport).write(&mut frame, &payload).unwrap();
+            let ip = packet::ipv4(&head(&frame), frame.len() as u32).unwrap();
+            let out = port_unreachable(&head(&frame), &ip, frame[34..42].try_into().unwrap()).unwrap();
+            let sliced = SlicedPacket::from_ethernet(&out).unwrap();
+            let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
+            let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("not ICMP") };
+            prop_assert_eq!(ip.header().destination(), [10, 0, 0, 1]);
+            prop_assert_eq!(ip.header().to_header().calc_header_checksum(), ip.header().header_checksum());
+            prop_assert_eq!((icmp.type_u8(), icmp.code_u8()), (3, 3));
+            prop_assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()) % 0xffff, icmp.checksum() % 0xffff);
+            prop_assert_eq!(icmp.payload(), &frame[14..42]);
+        }
+    }
+}
