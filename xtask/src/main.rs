@@ -1,1 +1,67 @@
-fn main() {}
+//! The project's own commands: `cargo xtask up`, `down`, `test`, `bench` and what they are made of.
+//!
+//! Each module is one command. They start programs and wait for them; what the programs do is not known here.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod clients;
+mod cluster;
+mod demo;
+mod setup;
+mod test;
+mod ui;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Build, run, test and measure Strake.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing, build, start a cluster in the background and show a demo
+    Up(cluster::UpArgs),
+    /// End the cluster and remove everything it made
+    Down(cluster::Place),
+    /// Run every test
+    Test(test::Args),
+    /// Measure beside a peer: proxy, dns, store
+    Bench {
+        /// Which bench
+        name: String,
+        /// Passed on to the bench
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Install what building, running and testing need, saying what and why
+    Setup,
+    /// Compile the BPF programs and say where the object is
+    BuildEbpf,
+    /// Build the demo image as an OCI archive and say where it is
+    Images,
+    /// Fetch the unmodified clients the tests use (kubectl 1.35.2 and 1.37.1) into target/clients
+    Clients,
+}
+
+fn main() -> Result<()> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).unwrap_or_default();
+    std::env::set_current_dir(&root)?;
+    match Cli::parse().command {
+        Command::Up(args) => cluster::up(&args),
+        Command::Down(place) => cluster::down(&place),
+        Command::Test(args) => test::run(&args),
+        Command::Bench { name, args } => bench::run(&name, &args),
+        Command::Setup => setup::run(&setup::ALL),
+        Command::BuildEbpf => build::ebpf(),
+        Command::Images => build::demo_image().map(|path| println!("{}", path.display())),
+        Command::Clients => clients::fetch().map(|all| all.iter().for_each(|c| println!("{}", c.display()))),
+    }
+}

@@ -1,4 +1,5 @@
 //! A rig of two nodes on this machine: rooms reach each other and the host, nothing else, and leave nothing behind.
+#![expect(clippy::unwrap_used, reason = "a panic is the test's report")]
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -1,0 +1,173 @@
+//! `up` and `down`: a cluster in the rig, started in the background, and its complete removal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use strake_rig::{Rig, Room, Spec, cgroup::Hierarchies};
+
+use crate::{build, clients, demo, setup, ui};
+
+/// Where the cluster is.
+#[derive(Args)]
+pub struct Place {
+    /// Where the cluster keeps everything it has
+    #[arg(long, default_value = "/var/lib/strake")]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Args)]
+pub struct UpArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
+    nodes: u8,
+    #[command(flatten)]
+    place: Place,
+    /// Build without optimisation: quicker to build, slower to run
+    #[arg(long)]
+    debug: bool,
+    /// Do not deploy the demo
+    #[arg(long)]
+    no_demo: bool,
+}
+
+impl Place {
+    /// The default data dir has the default rig; any other has one named after it.
+    fn rig_name(&self) -> String {
+        if self.data_dir == Path::new("/var/lib/strake") {
+            return "strake".into();
+        }
+        let text = self.data_dir.as_os_str().as_encoded_bytes();
+        let hash = text.iter().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+        format!("strake-{hash:08x}")
+    }
+}
+
+pub fn up(args: &UpArgs) -> Result<()> {
+    setup::run(&[&setup::BUILD, &setup::RUN])?;
+    let kubectl = clients::kubectl()?;
+    let strake = build::strake(if args.debug { "dev" } else { "release" })?;
+    let image = build::demo_image()?;
+
+    ui::step("Starting the cluster");
+    let data_dir = std::path::absolute(&args.place.data_dir)?;
+    let spec = Spec { name: args.place.rig_name(), data_dir: data_dir.clone(), nodes: usize::from(args.nodes) };
+    let rig = Rig::up(spec)?;
+    let start = Instant::now();
+    let groups = Hierarchies::detect()?;
+    let mut started = 0;
+    for (n, room) in rig.rooms().iter().enumerate() {
+        if running(&groups, &rig.spec.name, &room.name).is_none() {
+            spawn(&strake, &rig, room, n == 0)?;
+            started += 1;
+        }
+        if n == 0 {
+            let token = data_dir.join("server/token");
+            wait_for(&format!("{} to exist", token.display()), room, &groups, &rig.spec.name, || token.exists())?;
+        }
+    }
+    let kubeconfig = data_dir.join("admin.kubeconfig");
+    let count = rig.rooms().len();
+    ui::spin(&format!("waiting for {count} node(s) to be Ready"), || {
+        let mut wait = Command::new(&strake);
+        wait.args(["status", "--wait", "--timeout", "120", "--nodes", &count.to_string(), "--data-dir"]).arg(&data_dir);
+        ui::capture(&mut wait).map(drop).with_context(|| last_lines(&data_dir.join("server.log")))
+    })?;
+    let ready = start.elapsed();
+
+    if !args.no_demo {
+        demo::show(&demo::Cluster { strake: &strake, kubectl: &kubectl, data_dir: &data_dir, image: &image })?;
+    }
+    println!();
+    if started > 0 {
+        println!("  {:14} {:.2} s from start to Ready", "started", ready.as_secs_f64());
+    } else {
+        println!("  {:14} it was running already", "started");
+    }
+    println!("  {:14} {}", "kubeconfig", kubeconfig.display());
+    println!("  {:14} {}", "logs", data_dir.join("server.log").display());
+    println!("\nTry next:");
+    println!("  export KUBECONFIG={}", kubeconfig.display());
+    println!("  {} get pods -A -o wide", kubectl.display());
+    println!("  {} flows -f", strake.display());
+    println!("  {} service trace default/web", strake.display());
+    println!("  cargo xtask down");
+    Ok(())
+}
+
+pub fn down(place: &Place) -> Result<()> {
+    ui::step("Taking the cluster down");
+    let data_dir = std::path::absolute(&place.data_dir)?;
+    let removed = ui::spin("ending processes and removing what they made", || {
+        Ok(strake_rig::down(&place.rig_name(), &data_dir)?)
+    })?;
+    for line in &removed {
+        println!("    removed {line}");
+    }
+    if removed.is_empty() {
+        println!("    there was nothing to remove");
+    }
+    Ok(())
+}
+
+/// The pid of a node's strake process, if it runs.
+fn running(groups: &Hierarchies, rig: &str, node: &str) -> Option<i32> {
+    groups
+        .processes(&format!("{rig}/{node}/system"))
+        .into_iter()
+        .find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "strake"))
+}
+
+fn spawn(strake: &Path, rig: &Rig, room: &Room, server: bool) -> Result<()> {
+    let data_dir = &rig.spec.data_dir;
+    let mut args: Vec<String> = vec![if server { "server" } else { "agent" }.into()];
+    let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
+    flag("data-dir", data_dir.display().to_string());
+    flag("node-name", room.name.clone());
+    flag("node-ip", room.ip.to_string());
+    flag("uplink", "eth0".into());
+    flag("cgroup-root", room.cgroup_root.display().to_string());
+    flag("cgroup-parent", room.cgroup_parent.clone());
+    flag("bpf-root", room.bpf_root.display().to_string());
+    flag("resolv-conf", room.dir.join("resolv.conf").display().to_string());
+    if !server {
+        let first = rig.rooms().first().context("a rig has a first room")?;
+        flag("server", format!("https://{}:6443", first.ip));
+        flag("token-file", data_dir.join("server/token").display().to_string());
+    }
+    let log = if server { data_dir.join("server.log") } else { room.dir.join("agent.log") };
+    room.spawn(&strake.display().to_string(), &args, &log)?;
+    Ok(())
+}
+
+/// Waits for a condition while the room's strake process lives.
+fn wait_for(what: &str, room: &Room, groups: &Hierarchies, rig: &str, done: impl Fn() -> bool) -> Result<()> {
+    ui::spin(&format!("waiting for {what}"), || {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !done() {
+            let log = room.dir.parent().and_then(Path::parent).map(|d| d.join("server.log")).unwrap_or_default();
+            if running(groups, rig, &room.name).is_none() {
+                bail!("strake ended on {}\n{}", room.name, last_lines(&log));
+            }
+            if Instant::now() > deadline {
+                bail!("still waiting for {what} after 60 s\n{}", last_lines(&log));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    })
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_else(|e| format!("(no log: {e})"));
+    let lines: Vec<&str> = text.lines().rev().take(15).collect();
+    let mut out = format!("last lines of {}:", log.display());
+    for line in lines.iter().rev() {
+        out.push_str("\n  ");
+        out.push_str(line);
+    }
+    out
+}
