@@ -1,1 +1,12 @@
-//! strake-tests
+//! What tests of whole clusters share: a cluster of one's own, the unmodified clients, and waiting for conditions.
+//!
+//! A [`Cluster`] lives in a rig of its own (namespaces, cgroups, data dir) and is gone when it is dropped, whichever
+//! way the test ends; on failure its logs are printed first.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a panic is a test's report")]
+
+pub mod cluster;
+pub mod command;
+
+pub use cluster::Cluster;
+pub use command::{Outcome, eventually, run};

@@ -1,0 +1,8 @@
+//! Whole clusters: the real binary, containerd, kernel and clients.
+#![expect(clippy::unwrap_used, reason = "a panic is a test's report")]
+
+mod clients;
+mod node;
+mod refusals;
+mod services;
+mod trouble;
