@@ -19,6 +19,7 @@ pub mod scale;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod table;
 pub mod time;
 
 pub use registry::{GroupKind, GroupResource, Kind, Registry, Subresource, Verbs};

@@ -246,8 +246,9 @@ fn merge_value<'a>(item: &'a Value, key: &str) -> Result<&'a Value, StrategicErr
 /// Merge keys compare as printed: 80 and "80" are the same.
 fn same_key(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::String(a), Value::String(b)) => a == b,
-        (Value::String(s), other) | (other, Value::String(s)) => other.to_string() == s.as_str(),
+        (Value::String(s), Value::Number(n)) | (Value::Number(n), Value::String(s)) => {
+            n.as_i64().is_some_and(|n| s.parse() == Ok(n))
+        }
         (a, b) => a == b,
     }
 }
