@@ -11,7 +11,6 @@ pub mod field;
 pub mod intorstring;
 pub mod meta;
 pub mod names;
-pub mod openapi;
 pub mod patch;
 pub mod proto;
 pub mod quantity;

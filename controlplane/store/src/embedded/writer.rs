@@ -17,7 +17,7 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering::Relaxed,
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -100,7 +100,10 @@ impl Writer {
                 if batch.len() >= MAX_BATCH {
                     break;
                 }
-                next = self.queue.try_recv().ok();
+                next = match self.queue.try_recv() {
+                    Ok(command) => Some(command),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+                };
             }
             self.flush(&mut batch);
             if close.is_some() {

@@ -1,0 +1,103 @@
+//! PATCH: JSON patch, JSON merge patch, strategic merge patch.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use serde_json::Value;
+use strake_machinery::{ApiError, meta, patch as machinery};
+
+use super::{
+    decode::{self, Expected, media_type},
+    op::Op,
+    update::{self, OnRace, Updated},
+};
+
+const JSON_PATCH: &str = "application/json-patch+json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
+const APPLY_PATCHES: [&str; 2] = ["application/apply-patch+yaml", "application/apply-patch+cbor"];
+
+/// A patch that was read.
+pub struct Patch {
+    kind: PatchKind,
+    body: Value,
+    duplicates: Vec<String>,
+}
+
+enum PatchKind {
+    Json,
+    Merge,
+    Strategic,
+}
+
+impl Patch {
+    /// Reads a patch.
+    ///
+    /// # Errors
+    /// 415 for media types that are no patch, 400 for what is no JSON.
+    pub fn read(headers: &HeaderMap, body: &Bytes) -> Result<Self, ApiError> {
+        let kind = match media_type(headers) {
+            JSON_PATCH => PatchKind::Json,
+            MERGE_PATCH => PatchKind::Merge,
+            STRATEGIC_PATCH => PatchKind::Strategic,
+            apply if APPLY_PATCHES.contains(&apply) => {
+                let mut error = ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH]);
+                error.message = format!(
+                    "server-side apply is not implemented by this server yet; use client-side apply, or one of {JSON_PATCH}, \
+                     {MERGE_PATCH}, {STRATEGIC_PATCH}"
+                );
+                return Err(error);
+            }
+            _ => return Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH])),
+        };
+        let parsed = strake_machinery::schema::parse_json(body)
+            .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+        Ok(Self { kind, body: parsed.value, duplicates: parsed.duplicates })
+    }
+
+    /// The patched object, which is a message `schema` of the schema (empty for custom resources).
+    ///
+    /// # Errors
+    /// 400 and 422 for patches that do not fit the object.
+    pub fn apply(&self, schema: &str, object: &Value) -> Result<Value, ApiError> {
+        match self.kind {
+            PatchKind::Json => machinery::json(object, &self.body),
+            PatchKind::Merge => {
+                let mut patched = object.clone();
+                machinery::merge(&mut patched, &self.body);
+                Ok(patched)
+            }
+            PatchKind::Strategic => machinery::strategic(schema, object, &self.body),
+        }
+    }
+
+    /// Keys that the patch's document has twice.
+    pub fn duplicates(&self) -> &[String] {
+        &self.duplicates
+    }
+}
+
+/// Patches the operation's object.
+///
+/// # Errors
+/// As [`update::update`], and those of the patch.
+pub async fn patch(op: &Op<'_>, patch: &Patch) -> Result<Updated, ApiError> {
+    update::update(op, OnRace::Retry, |old| {
+        let old = old.ok_or_else(|| op.not_found())?;
+        let old = op.to_requested(old.clone());
+        let new = patch.apply(&op.kind.schema, &old)?;
+        let validation = op.options.field_validation;
+        let mut new = decode::check(Expected::Kind(op.kind), new, patch.duplicates(), validation, op.warnings)?;
+        if meta::name(&new) != op.name {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                meta::name(&new),
+                op.name
+            )));
+        }
+        if meta::resource_version(&new).is_empty() {
+            meta::set_resource_version(&mut new, meta::resource_version(&old));
+        }
+        Ok(op.to_storage(new))
+    })
+    .await
+}
