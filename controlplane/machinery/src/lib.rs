@@ -11,6 +11,7 @@ pub mod field;
 pub mod intorstring;
 pub mod meta;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod proto;
 pub mod quantity;

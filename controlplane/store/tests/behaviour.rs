@@ -1,5 +1,7 @@
 //! What users of the store rely on, one behaviour a test.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use futures::StreamExt;
 use std::{sync::Arc, time::Duration};
 use strake_store::{

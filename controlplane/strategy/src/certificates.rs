@@ -44,11 +44,7 @@ pub(crate) fn signer_name(name: &str, p: &Path, e: &mut Errs) {
     }
     let segments: Vec<&str> = name.split('/').collect();
     if segments.len() != 2 {
-        let why = if segments.len() < 2 {
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'"
-        } else {
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'"
-        };
+        let why = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
         e.push(invalid(p, name, why));
         return;
     }

@@ -106,16 +106,12 @@ pub(crate) fn secret(obj: &Value, e: &mut Errs) {
         }
         "kubernetes.io/dockercfg" => docker(data, ".dockercfg", &p, e),
         "kubernetes.io/dockerconfigjson" => docker(data, ".dockerconfigjson", &p, e),
-        "kubernetes.io/basic-auth" => {
-            if !data.has("username") && !data.has("password") {
-                need(e, "username");
-                need(e, "password");
-            }
+        "kubernetes.io/basic-auth" if !data.has("username") && !data.has("password") => {
+            need(e, "username");
+            need(e, "password");
         }
-        "kubernetes.io/ssh-auth" => {
-            if data.text("ssh-privatekey").is_empty() {
-                e.push(required(&p.key("ssh-privatekey"), ""));
-            }
+        "kubernetes.io/ssh-auth" if data.text("ssh-privatekey").is_empty() => {
+            e.push(required(&p.key("ssh-privatekey"), ""));
         }
         "kubernetes.io/tls" => {
             need(e, "tls.crt");

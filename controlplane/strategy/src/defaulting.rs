@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use strake_machinery::Kind;
 
 use crate::walk::{default_text, default_to, object_mut, strip_nulls};
-use crate::{certificates, core_kinds, kinds, meta, node, pod, service, volumes, workload};
+use crate::{
+    certificates, classes, core_kinds, crd, discovery, flowcontrol, kinds, meta, networking, node, pod, quota, rbac,
+    scaling, service, volumes, webhooks, workload,
+};
 
 /// Fills what a decoder of the kind's version would fill, and takes away what a typed client would not have sent
 /// (`null`s, empty metadata maps, quantities in a spelling of their own).
@@ -48,6 +51,26 @@ pub fn default(kind: &Kind, obj: &mut Value) {
             default_text(obj, "preemptionPolicy", "PreemptLowerPriority");
             default_to(obj, "value", json!(0));
         }
+        ("", "ResourceQuota") => quota::default_quota(obj),
+        ("", "LimitRange") => quota::default_limits(obj),
+        ("discovery.k8s.io", "EndpointSlice") => discovery::default(obj),
+        ("networking.k8s.io", "NetworkPolicy") => networking::default_policy(obj),
+        ("networking.k8s.io", "IngressClass") => networking::default_class(obj),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => rbac::default_binding(obj),
+        ("autoscaling", "HorizontalPodAutoscaler") => scaling::default_autoscaler(obj, &kind.version),
+        ("node.k8s.io", "RuntimeClass") => classes::default_runtime(obj),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::default(obj),
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => webhooks::default_configuration(obj, true),
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
+            webhooks::default_configuration(obj, false);
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy") => {
+            webhooks::default_policy(obj);
+        }
+        ("admissionregistration.k8s.io", _) => webhooks::default_binding(obj),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flowcontrol::default_schema(obj),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flowcontrol::default_level(obj),
+        ("apiregistration.k8s.io", "APIService") => webhooks::default_api_service(obj),
         _ => {}
     }
 }

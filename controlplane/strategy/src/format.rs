@@ -16,10 +16,8 @@ use crate::errs::{Errs, invalid, invalid_each, required};
 pub(crate) enum NameRule {
     /// RFC 1123 subdomain: most kinds.
     Subdomain,
-    /// RFC 1123 label: Namespaces, StatefulSets.
+    /// RFC 1123 label: Namespaces, Services, StatefulSets.
     Label,
-    /// RFC 1035 label: Services.
-    Label1035,
     /// Anything that is one path segment: RBAC.
     PathSegment,
     /// An IP address in canonical form: IPAddress objects.
@@ -35,7 +33,6 @@ impl NameRule {
         match self {
             NameRule::Subdomain => dns_subdomain(masked),
             NameRule::Label => dns_label(masked),
-            NameRule::Label1035 => dns1035_label(masked),
             NameRule::PathSegment => path_segment(name),
             NameRule::Ip => {
                 if crate::ip::is_canonical(name) {

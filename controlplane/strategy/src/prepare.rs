@@ -6,7 +6,7 @@ use strake_machinery::Kind;
 use crate::kinds::{Generation, Row, is_custom, new_status, row_of};
 use crate::pod::lifecycle as pod_lifecycle;
 use crate::walk::{Walk, drop_key, entries, put, same};
-use crate::{certificates, core_kinds, has_status, meta, service, volumes, workload};
+use crate::{certificates, core_kinds, crd, has_status, meta, service, volumes, workload};
 
 /// Prepares a new object: clears what a client may not set (status, generation, deletion fields), gives it its first
 /// generation and status.
@@ -34,6 +34,7 @@ pub fn prepare_create(kind: &Kind, obj: &mut Value) {
         ("", "PersistentVolume") => volumes::create_volume(obj),
         ("apps" | "batch", name) => workload::prepare_create(name, obj),
         ("certificates.k8s.io", "CertificateSigningRequest") => certificates::prepare_create(obj),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::prepare_create(obj),
         _ => {}
     }
 }
@@ -82,6 +83,10 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: &s
             }
         }
         ("", "Service", _) => service::prepare_update(new, old),
+        ("apiextensions.k8s.io", "CustomResourceDefinition", _) => {
+            put(new, "status", old.at("status").clone());
+            crd::prepare_update(new, old);
+        }
         _ if has_status(kind) => put(new, "status", old.at("status").clone()),
         _ => {}
     }

@@ -27,8 +27,9 @@ pub(crate) fn validate_create(svc: &Value, e: &mut Errs) {
 pub(crate) fn validate_update(new: &Value, old: &Value, e: &mut Errs) {
     meta::validate_update(new, old, e);
     let (n, o, p) = (new.at("spec"), old.at("spec"), Path::new("spec"));
-    let names = [n, o].iter().any(|s| s.text("type") == "ExternalName");
-    if !names && !(is_headless(n) && is_headless(o)) {
+    let named = [n, o].iter().any(|s| s.text("type") == "ExternalName");
+    let headless = is_headless(n) && is_headless(o);
+    if !named && !headless {
         changed_once_set(n, o, "clusterIPs", "primary clusterIP can not be unset", "clusterIP", &p, e);
         if !is_headless(n) && !is_headless(o) {
             changed_once_set(n, o, "ipFamilies", "primary ipFamily can not be unset", "ipFamily", &p, e);

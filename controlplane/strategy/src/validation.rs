@@ -5,7 +5,10 @@ use strake_machinery::Kind;
 
 use crate::errs::Errs;
 use crate::kinds::{is_custom, row_of};
-use crate::{FieldError, certificates, core_kinds, meta, node, pod, prepare, service_validate, volumes, workload};
+use crate::{
+    FieldError, certificates, classes, core_kinds, crd, discovery, flowcontrol, meta, networking, node, pod, prepare,
+    quota, rbac, scaling, service_validate, volumes, webhooks, workload,
+};
 
 /// Everything wrong with a new object, in the order upstream tells it; empty if it may be stored.
 pub fn validate_create(kind: &Kind, obj: &Value) -> Vec<FieldError> {
@@ -34,13 +37,13 @@ pub fn validate_create(kind: &Kind, obj: &Value) -> Vec<FieldError> {
             pod::spec::template(crate::walk::Walk::at(obj, "template"), &"template".into(), &mut e);
         }
         ("apps" | "batch", _) | ("", "ReplicationController") => workload::validate(group, name, obj, None, &mut e),
-        _ => content(group, name, obj, &mut e),
+        _ => content(group, name, obj, None, &mut e),
     }
     e
 }
 
-/// Checks that hold on creation and on update alike.
-fn content(group: &str, name: &str, obj: &Value, e: &mut Errs) {
+/// Checks that hold on creation and, with `old`, on update alike.
+fn content(group: &str, name: &str, obj: &Value, old: Option<&Value>, e: &mut Errs) {
     match (group, name) {
         ("", "ConfigMap") => core_kinds::config_map(obj, e),
         ("", "Secret") => core_kinds::secret(obj, e),
@@ -55,6 +58,33 @@ fn content(group: &str, name: &str, obj: &Value, e: &mut Errs) {
         ("storage.k8s.io", "VolumeAttachment") => volumes::attachment(obj, e),
         ("certificates.k8s.io", "CertificateSigningRequest") => certificates::validate(obj, e),
         ("certificates.k8s.io", "ClusterTrustBundle") => certificates::trust_bundle(obj, e),
+        ("", "ResourceQuota") => quota::quota(obj, old, e),
+        ("", "LimitRange") => quota::limits(obj, e),
+        ("discovery.k8s.io", "EndpointSlice") => discovery::validate(obj, old, e),
+        ("networking.k8s.io", "NetworkPolicy") => networking::policy(obj, e),
+        ("networking.k8s.io", "Ingress") => networking::ingress(obj, old, e),
+        ("networking.k8s.io", "IngressClass") => networking::class(obj, old, e),
+        ("networking.k8s.io", "ServiceCIDR") => networking::service_cidr(obj, old, e),
+        ("networking.k8s.io", "IPAddress") => networking::ip_address(obj, old, e),
+        ("rbac.authorization.k8s.io", "Role") => rbac::role(obj, true, e),
+        ("rbac.authorization.k8s.io", "ClusterRole") => rbac::role(obj, false, e),
+        ("rbac.authorization.k8s.io", "RoleBinding") => rbac::binding(obj, true, old, e),
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => rbac::binding(obj, false, old, e),
+        ("autoscaling", "HorizontalPodAutoscaler") => scaling::autoscaler(obj, e),
+        ("policy", "PodDisruptionBudget") => scaling::budget(obj, e),
+        ("coordination.k8s.io", "Lease") => classes::lease(obj, e),
+        ("scheduling.k8s.io", "PriorityClass") => classes::priority(obj, old, e),
+        ("node.k8s.io", "RuntimeClass") => classes::runtime(obj, old, e),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::validate(obj, old, e),
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => webhooks::configuration(obj, true, e),
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => webhooks::configuration(obj, false, e),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => webhooks::policy(obj, false, e),
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => webhooks::policy(obj, true, e),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => webhooks::policy_binding(obj, false, e),
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding") => webhooks::policy_binding(obj, true, e),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flowcontrol::schema(obj, e),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flowcontrol::level(obj, e),
+        ("apiregistration.k8s.io", "APIService") => webhooks::api_service(obj, e),
         _ => {}
     }
 }
@@ -93,6 +123,9 @@ fn update(group: &str, name: &str, new: &Value, old: &Value, subresource: Option
         ("apps" | "batch", _, Some("status")) | ("", "ReplicationController", Some("status")) => {
             workload::validate_status(name, new, old, e);
         }
+        ("", "ResourceQuota", Some("status")) => quota::quota_status(new, e),
+        ("networking.k8s.io", "Ingress", Some("status")) => networking::ingress_status(new, e),
+        ("policy", "PodDisruptionBudget", Some("status")) => scaling::budget_status(new, e),
         (_, _, Some("status")) => {}
         ("apps" | "batch", ..) | ("", "ReplicationController", _) => {
             workload::validate(group, name, new, Some(old), e);
@@ -109,6 +142,6 @@ fn update(group: &str, name: &str, new: &Value, old: &Value, subresource: Option
         ("", "PersistentVolumeClaim", _) => volumes::claim_update(new, old, e),
         ("storage.k8s.io", "StorageClass", _) => volumes::class_update(new, old, e),
         ("storage.k8s.io", "CSIDriver", _) => volumes::driver_update(new, old, e),
-        _ => content(group, name, new, e),
+        _ => content(group, name, new, Some(old), e),
     }
 }

@@ -398,9 +398,9 @@ pub(crate) fn class(obj: &Value, e: &mut Errs) {
 
 /// Checks an update of a StorageClass: what volumes were made with stays.
 pub(crate) fn class_update(new: &Value, old: &Value, e: &mut Errs) {
-    if !same(new.at("parameters"), old.at("parameters"))
-        && !(is_empty(new.at("parameters")) && is_empty(old.at("parameters")))
-    {
+    let (now, was) = (new.at("parameters"), old.at("parameters"));
+    let both_empty = is_empty(now) && is_empty(was);
+    if !both_empty && !same(now, was) {
         e.push(forbidden(&Path::new("parameters"), "updates to parameters are forbidden."));
     }
     if new.text("provisioner") != old.text("provisioner") {

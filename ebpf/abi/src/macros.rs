@@ -33,6 +33,20 @@ macro_rules! abi_struct {
         // SAFETY: repr(C), Copy, 'static, made of integers only, and without padding (asserted above), so every
         // byte is initialised and every bit pattern is a value.
         unsafe impl aya::Pod for $name {}
+
+        #[cfg(feature = "user")]
+        impl $name {
+            /// A copy of the value whose bytes these are, as a ring buffer or a file hands them out; `None` unless
+            /// there are exactly as many as the type has.
+            pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+                #![expect(unsafe_code, reason = "a plain old value is read from bytes")]
+                if bytes.len() != core::mem::size_of::<Self>() {
+                    return None;
+                }
+                // SAFETY: the length was checked, the read may be unaligned, and every bit pattern is a value.
+                Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+            }
+        }
     };
 }
 

@@ -16,7 +16,7 @@ fn access_modes(o: &Value, path: &[&str]) -> String {
 }
 
 /// The class of a volume or claim: the beta annotation, else the field.
-fn class<'a>(o: &'a Value) -> &'a str {
+fn class(o: &Value) -> &str {
     match meta::annotation(o, "volume.beta.kubernetes.io/storage-class") {
         Some(class) => class,
         None => meta::str_at(o, &["spec", "storageClassName"]),

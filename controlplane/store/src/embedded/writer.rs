@@ -17,7 +17,7 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering::Relaxed,
-        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -100,10 +100,7 @@ impl Writer {
                 if batch.len() >= MAX_BATCH {
                     break;
                 }
-                next = match self.queue.try_recv() {
-                    Ok(command) => Some(command),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                next = self.queue.try_recv().ok();
             }
             self.flush(&mut batch);
             if close.is_some() {

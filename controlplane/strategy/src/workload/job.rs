@@ -265,11 +265,9 @@ fn failure_policy(s: &Value, p: &Path, e: &mut Errs) {
             "" => {
                 e.push(required(&at.child("action"), format!("valid values: {}", quoted(ACTIONS))));
             }
-            "FailIndex" => {
-                if !s.has("backoffLimitPerIndex") {
-                    let why = "requires the backoffLimitPerIndex to be set";
-                    e.push(invalid(&at.child("action"), "FailIndex", why));
-                }
+            "FailIndex" if !s.has("backoffLimitPerIndex") => {
+                let why = "requires the backoffLimitPerIndex to be set";
+                e.push(invalid(&at.child("action"), "FailIndex", why));
             }
             a if !ACTIONS.contains(&a) => e.push(not_supported(&at.child("action"), a, ACTIONS)),
             _ => {}

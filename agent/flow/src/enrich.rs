@@ -1,0 +1,240 @@
+//! An event's addresses -> names, by the snapshot of the moment it is read.
+//!
+//! May not know: the ring buffer, readers.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use strake_abi::flow::{DropReason, EventKind, FlowEvent, Hook, Verdict as AbiVerdict};
+use strake_state::{ObjectName, World};
+
+use crate::proto::{End, Flow, Kind, Verdict};
+
+/// Names things by one snapshot; refreshed when there is a newer one.
+#[derive(Default)]
+pub struct Enricher {
+    world: Arc<World>,
+    /// ClusterIPs, external and LoadBalancer IPs: address, port, IANA protocol.
+    frontends: HashMap<(IpAddr, u16, u8), ObjectName>,
+    node_ports: HashMap<(u16, u8), ObjectName>,
+    nodes: HashMap<IpAddr, Box<str>>,
+}
+
+impl Enricher {
+    /// Takes over a snapshot; nothing happens when it is the same.
+    pub fn refresh(&mut self, world: &Arc<World>) {
+        if Arc::ptr_eq(&self.world, world) {
+            return;
+        }
+        let services_changed = !Arc::ptr_eq(&self.world.services, &world.services);
+        let nodes_changed = !Arc::ptr_eq(&self.world.nodes, &world.nodes);
+        self.world = world.clone();
+        if services_changed {
+            self.index_services();
+        }
+        if nodes_changed {
+            let nodes = world.nodes.values();
+            let addresses = nodes.flat_map(|node| {
+                let all = node.internal_ips.iter().chain(&node.external_ips);
+                all.map(move |ip| (*ip, node.name.clone()))
+            });
+            self.nodes = addresses.collect();
+        }
+    }
+
+    fn index_services(&mut self) {
+        self.frontends.clear();
+        self.node_ports.clear();
+        for service in self.world.services.values() {
+            for port in &service.ports {
+                let proto = port.protocol.number();
+                let ips = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
+                for ip in ips {
+                    self.frontends.insert((*ip, port.port, proto), service.name.clone());
+                }
+                if port.node_port != 0 {
+                    self.node_ports.insert((port.node_port, proto), service.name.clone());
+                }
+            }
+        }
+    }
+
+    fn end(&self, ip: IpAddr, port: u16) -> End {
+        let mut end = End { ip: ip.to_string(), port: port.into(), ..End::default() };
+        if let Some(pod) = self.world.pods_by_ip.get(&ip) {
+            end.namespace = pod.name.namespace.to_string();
+            end.pod = pod.name.name.to_string();
+            end.workload = pod.owner.as_deref().unwrap_or_default().to_owned();
+            end.node = pod.node.as_deref().unwrap_or_default().to_owned();
+        } else if let Some(node) = self.nodes.get(&ip) {
+            end.node = node.to_string();
+        }
+        end
+    }
+
+    fn service(&self, ip: IpAddr, port: u16, proto: u8) -> Option<&ObjectName> {
+        self.frontends.get(&(ip, port, proto)).or_else(|| {
+            let on_node = self.nodes.contains_key(&ip) || ip.is_loopback();
+            on_node.then(|| self.node_ports.get(&(port, proto))).flatten()
+        })
+    }
+
+    /// The event with names. `offset_ns` turns its clock into the time of day; `pod_ip` is the address of the Pod whose
+    /// socket it is about, when a socket hook reported it and the Pod is known.
+    pub fn flow(&self, event: &FlowEvent, offset_ns: u64, pod_ip: Option<IpAddr>) -> Flow {
+        let (src, dst, backend) = (address(event.src), address(event.dst), address(event.backend));
+        let translated = (backend, event.backend_port) != (dst, event.dst_port) && !backend.is_unspecified();
+        let destination = if translated { (backend, event.backend_port) } else { (dst, event.dst_port) };
+        let source = match (src.is_unspecified(), pod_ip) {
+            (true, Some(ip)) => self.end(ip, event.src_port.get()),
+            // A socket hook reported a process of the node itself.
+            (true, None) => End { node: self.world.node_name.to_string(), ..End::default() },
+            (false, _) => self.end(src, event.src_port.get()),
+        };
+        let kind = match EventKind::from_u8(event.kind) {
+            Some(EventKind::Connect) => Kind::Connect,
+            Some(EventKind::Open) => Kind::Open,
+            Some(EventKind::Close) => Kind::Close,
+            Some(EventKind::Drop) => Kind::Drop,
+            None => Kind::Unspecified,
+        };
+        let verdict = match AbiVerdict::from_u8(event.verdict) {
+            Some(AbiVerdict::Forwarded) => Verdict::Forwarded,
+            Some(AbiVerdict::Rejected) => Verdict::Rejected,
+            Some(AbiVerdict::Dropped) => Verdict::Dropped,
+            None => Verdict::Unspecified,
+        };
+        // A refused event names its Service by the frontend too: it has no backend.
+        let service = self.service(dst, event.dst_port.get(), event.proto);
+        Flow {
+            time_ns: event.timestamp_ns.saturating_add(offset_ns),
+            kind: kind.into(),
+            verdict: verdict.into(),
+            reason: DropReason::from_u8(event.reason).map_or("unknown", DropReason::as_str).into(),
+            protocol: event.proto.into(),
+            source: Some(source),
+            destination: Some(self.end(destination.0, destination.1.get())),
+            service_namespace: service.map_or_else(String::new, |name| name.namespace.to_string()),
+            service_name: service.map_or_else(String::new, |name| name.name.to_string()),
+            frontend_ip: if translated || service.is_some() { dst.to_string() } else { String::new() },
+            frontend_port: if translated || service.is_some() { event.dst_port.get().into() } else { 0 },
+            hook: Hook::from_u8(event.hook).map_or("unknown", Hook::as_str).into(),
+            node: self.world.node_name.to_string(),
+            socket_cookie: event.cookie,
+            pid: event.pid,
+            tcp_flags: event.tcp_flags.into(),
+            packets: event.packets,
+            bytes: event.bytes,
+            reply_packets: event.reply_packets,
+            reply_bytes: event.reply_bytes,
+            duration_ns: event.duration_ns,
+        }
+    }
+}
+
+fn address(bytes: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use strake_abi::addr::{Addr4, Port};
+    use strake_state::{Node, Pod, Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
+
+    fn world() -> Arc<World> {
+        let service = Service {
+            name: ObjectName::new("web", "front"),
+            service_type: ServiceType::NodePort,
+            cluster_ips: vec!["10.96.0.7".parse().unwrap()],
+            headless: false,
+            external_name: None,
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            load_balancer_source_ranges: Vec::new(),
+            ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: 30080 }],
+            affinity: SessionAffinity::None,
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            publish_not_ready: false,
+            health_check_node_port: 0,
+        };
+        let pod = Arc::new(Pod {
+            name: ObjectName::new("web", "web-1"),
+            uid: "u".into(),
+            node: Some("n1".into()),
+            ips: vec!["10.244.0.5".parse().unwrap()],
+            host_network: false,
+            finished: false,
+            socket_lb_disabled: false,
+            host_ports: Vec::new(),
+            owner: Some("web-rs".into()),
+        });
+        let node = Node {
+            name: "n1".into(),
+            internal_ips: vec!["192.0.2.1".parse().unwrap()],
+            external_ips: Vec::new(),
+            pod_cidrs: Vec::new(),
+            zone: None,
+            ready: true,
+        };
+        Arc::new(World {
+            node_name: "n1".into(),
+            services: Arc::new(BTreeMap::from([(service.name.clone(), Arc::new(service))])),
+            pods_by_ip: Arc::new(HashMap::from([("10.244.0.5".parse().unwrap(), pod)])),
+            nodes: Arc::new(BTreeMap::from([("n1".into(), Arc::new(node))])),
+            ..World::default()
+        })
+    }
+
+    fn event(dst: [u8; 4], port: u16) -> FlowEvent {
+        FlowEvent {
+            dst: Addr4::new(dst).mapped(),
+            dst_port: Port::new(port),
+            backend: Addr4::new([10, 244, 0, 5]).mapped(),
+            backend_port: Port::new(8080),
+            src: Addr4::new([192, 0, 2, 1]).mapped(),
+            src_port: Port::new(40000),
+            proto: 6,
+            kind: EventKind::Open as u8,
+            hook: Hook::FromPod as u8,
+            ..FlowEvent::default()
+        }
+    }
+
+    fn enricher() -> Enricher {
+        let mut enricher = Enricher::default();
+        enricher.refresh(&world());
+        enricher
+    }
+
+    #[test]
+    fn both_ends_and_the_service_have_names() {
+        let flow = enricher().flow(&event([10, 96, 0, 7], 80), 5, None);
+        let destination = flow.destination.unwrap();
+        assert_eq!((destination.namespace.as_str(), destination.pod.as_str()), ("web", "web-1"));
+        assert_eq!(flow.source.unwrap().node, "n1");
+        assert_eq!((flow.service_name.as_str(), flow.frontend_ip.as_str()), ("front", "10.96.0.7"));
+        assert_eq!((flow.hook.as_str(), flow.time_ns), ("from_pod", 5));
+    }
+
+    #[test]
+    fn a_node_port_names_its_service() {
+        let flow = enricher().flow(&event([192, 0, 2, 1], 30080), 0, None);
+        assert_eq!(flow.service_name, "front");
+        let flow = enricher().flow(&event([192, 0, 2, 9], 30080), 0, None);
+        assert_eq!(flow.service_name, "", "not an address of a node");
+    }
+
+    #[test]
+    fn a_socket_event_takes_its_source_from_the_pod() {
+        let mut event = event([10, 96, 0, 7], 80);
+        event.src = [0; 16];
+        let flow = enricher().flow(&event, 0, Some("10.244.0.5".parse().unwrap()));
+        assert_eq!(flow.source.unwrap().pod, "web-1");
+        let flow = enricher().flow(&event, 0, None);
+        assert_eq!(flow.source.unwrap().node, "n1");
+    }
+}

@@ -1,0 +1,98 @@
+//! What types and fields are for, in the words of the k8s-openapi crate. Optional: the texts cost a megabyte of binary
+//! and some compile time. They are collected for the kinds of one document, and dropped with it.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use crate::registry::Kind;
+
+/// Descriptions by schema name.
+#[derive(Debug, Default)]
+pub(super) struct Descriptions(HashMap<String, Value>);
+
+impl Descriptions {
+    /// The descriptions of these kinds and of everything they are made of.
+    pub(super) fn of(kinds: &[&Kind]) -> Self {
+        Descriptions(collect(kinds))
+    }
+
+    pub(super) fn of_type(&self, schema_name: &str) -> Option<&str> {
+        self.0.get(schema_name)?.get("description")?.as_str()
+    }
+
+    pub(super) fn of_field(&self, schema_name: &str, field: &str) -> Option<&str> {
+        self.0.get(schema_name)?.get("properties")?.get(field)?.get("description")?.as_str()
+    }
+}
+
+#[cfg(not(feature = "descriptions"))]
+fn collect(_kinds: &[&Kind]) -> HashMap<String, Value> {
+    HashMap::new()
+}
+
+#[cfg(feature = "descriptions")]
+fn collect(kinds: &[&Kind]) -> HashMap<String, Value> {
+    use k8s_openapi::{
+        List, api, apiextensions_apiserver::pkg::apis::apiextensions, apimachinery::pkg::apis::meta,
+        kube_aggregator::pkg::apis::apiregistration,
+    };
+    use schemars::generate::SchemaSettings;
+
+    let mut generator = SchemaSettings::openapi3().into_generator();
+    // The lists bring the kinds with them.
+    macro_rules! add {
+        ($($group:literal: $($path:ident)::+ { $($kind:ident),* })*) => {
+            $($(if kinds.iter().any(|k| k.group == $group && k.kind == stringify!($kind)) {
+                generator.subschema_for::<$($path)::+::$kind>();
+            })*)*
+        };
+    }
+    macro_rules! add_lists {
+        ($($group:literal: $($path:ident)::+ { $($kind:ident),* })*) => {
+            $($(if kinds.iter().any(|k| k.group == $group && k.kind == stringify!($kind)) {
+                generator.subschema_for::<List<$($path)::+::$kind>>();
+            })*)*
+        };
+    }
+    add_lists! {
+        "": api::core::v1 { ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolumeClaim,
+            PersistentVolume, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, ServiceAccount, Service }
+        "apiregistration.k8s.io": apiregistration::v1 { APIService }
+        "apps": api::apps::v1 { ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet }
+        "events.k8s.io": api::events::v1 { Event }
+        "batch": api::batch::v1 { CronJob, Job }
+        "certificates.k8s.io": api::certificates::v1 { CertificateSigningRequest }
+        "networking.k8s.io": api::networking::v1 { IngressClass, Ingress, IPAddress, NetworkPolicy, ServiceCIDR }
+        "policy": api::policy::v1 { PodDisruptionBudget }
+        "rbac.authorization.k8s.io": api::rbac::v1 { ClusterRoleBinding, ClusterRole, RoleBinding, Role }
+        "storage.k8s.io": api::storage::v1 { CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment,
+            VolumeAttributesClass }
+        "admissionregistration.k8s.io": api::admissionregistration::v1 { MutatingAdmissionPolicy,
+            MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration, ValidatingAdmissionPolicy,
+            ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration }
+        "apiextensions.k8s.io": apiextensions::v1 { CustomResourceDefinition }
+        "scheduling.k8s.io": api::scheduling::v1 { PriorityClass }
+        "coordination.k8s.io": api::coordination::v1 { Lease }
+        "node.k8s.io": api::node::v1 { RuntimeClass }
+        "discovery.k8s.io": api::discovery::v1 { EndpointSlice }
+        "resource.k8s.io": api::resource::v1 { DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice }
+        "flowcontrol.apiserver.k8s.io": api::flowcontrol::v1 { FlowSchema, PriorityLevelConfiguration }
+    }
+    add! {
+        "": api::core::v1 { Binding, ComponentStatus }
+        "authentication.k8s.io": api::authentication::v1 { SelfSubjectReview, TokenReview }
+        "authorization.k8s.io": api::authorization::v1 { LocalSubjectAccessReview, SelfSubjectAccessReview,
+            SelfSubjectRulesReview, SubjectAccessReview }
+    }
+    if kinds.iter().any(|k| k.group == "autoscaling") {
+        generator.subschema_for::<List<api::autoscaling::v1::HorizontalPodAutoscaler>>();
+        generator.subschema_for::<List<api::autoscaling::v2::HorizontalPodAutoscaler>>();
+    }
+    generator.subschema_for::<api::autoscaling::v1::Scale>();
+    generator.subschema_for::<api::policy::v1::Eviction>();
+    generator.subschema_for::<api::authentication::v1::TokenRequest>();
+    generator.subschema_for::<meta::v1::DeleteOptions>();
+    generator.subschema_for::<meta::v1::Status>();
+    generator.take_definitions(true).into_iter().collect()
+}
