@@ -23,7 +23,7 @@ impl PidFd {
         }
         // SAFETY: the kernel just gave us this descriptor (close-on-exec), nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        Ok(Self(AsyncFd::with_interest(fd, Interest::READABLE)?))
+        readable(fd).map(Self)
     }
 
     /// Returns when the process has exited.
@@ -45,6 +45,12 @@ impl PidFd {
         };
         if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
+}
+
+/// Registers a descriptor with the runtime, for reading.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open and stays the same descriptor until it is dropped, which AsyncFd does last.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Lets the child lead a session of its own, so that no terminal or process group takes it along.

@@ -1,0 +1,5 @@
+//! CRI configurations from Pods: sandbox, containers, their security and resources. Pure but for paths that are given.
+
+pub mod container;
+pub mod sandbox;
+mod security;
