@@ -138,7 +138,7 @@ pub async fn handle(
             respond::typed(StatusCode::OK, "application/jwk-set+json", keys, false)
         }
         ("api" | "apis", _) => discovery::handle(api, path, request.headers(), format),
-        ("openapi", rest) => crate::openapi::handle(rest, query, request.headers()),
+        ("openapi", rest) => crate::openapi::handle(api.kinds, rest, query, request.headers()),
         _ => respond::page_not_found(),
     }
 }
