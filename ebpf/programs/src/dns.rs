@@ -1,0 +1,137 @@
+//! Answering a Pod's DNS question from the table, in place.
+
+use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes};
+use strake_abi::dns::{DNS_HAS_A, DNS_NODATA_AAAA, DnsName, DnsZone, SOA_MAX};
+use strake_abi::flow::Counter;
+use strake_logic::dns::{self, MESSAGE_AT, MESSAGE_MAX, MESSAGE_MIN, Pass, Question, Scratch, Type, reply};
+use strake_logic::packet::{Fragment, HEAD_LEN};
+
+use crate::maps::{DNS_NAMES, DNS_ZONE, SCRATCH, get};
+use crate::report::count;
+use crate::skb::{DROP, PASS, Packet, Skb, into_pod};
+
+/// Where the DNS message begins in a frame without IP options.
+const MESSAGE: usize = HEAD_LEN + 8;
+
+/// Answers and sends the packet back into its Pod, or passes it to the agent's server.
+#[inline(never)]
+pub fn answer(skb: Skb, packet: &Packet<'_>) -> i32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return PASS };
+    // SAFETY: per CPU, and a classifier is not interrupted by another on its CPU.
+    let scratch = unsafe { &mut *scratch };
+    match prepare(skb, packet, scratch) {
+        Ok(question) => match find(scratch) {
+            Some(name) => give(skb, packet, scratch, &question, name),
+            None => pass(Pass::Name),
+        },
+        Err(reason) => pass(reason),
+    }
+}
+
+#[inline(always)]
+fn pass(reason: Pass) -> i32 {
+    count(match reason {
+        Pass::Name => Counter::DnsPassedName,
+        Pass::Type => Counter::DnsPassedType,
+        Pass::Form => Counter::DnsPassedForm,
+    });
+    PASS
+}
+
+/// Copies the message and takes the question apart.
+#[inline(always)]
+fn prepare(skb: Skb, packet: &Packet<'_>, scratch: &mut Scratch) -> Result<Question, Pass> {
+    let len = usize::from(packet.ip.l4_len).wrapping_sub(8);
+    if packet.ip.l4 != HEAD_LEN || packet.ip.fragment != Fragment::No || !(MESSAGE_MIN..=MESSAGE_MAX).contains(&len) {
+        return Err(Pass::Form);
+    }
+    let message = core::ptr::from_mut(&mut scratch.message).cast::<u8>();
+    // SAFETY: `len` is at most MESSAGE_MAX, which is the size of the buffer behind MESSAGE_AT.
+    let ret = unsafe { bpf_skb_load_bytes(skb.0.cast(), MESSAGE as u32, message.add(MESSAGE_AT).cast(), len as u32) };
+    if ret != 0 || !dns::is_query(scratch) {
+        return Err(Pass::Form);
+    }
+    if !scan(scratch) {
+        return Err(Pass::Name);
+    }
+    dns::question(scratch, scratch.name_len, len)
+}
+
+/// A function of its own: the verifier forgets which of the words the name ended in when it returns, and goes on with
+/// one state instead of twenty.
+#[inline(never)]
+fn scan(scratch: &mut Scratch) -> bool {
+    dns::scan(scratch)
+}
+
+#[inline(never)]
+fn is_name(scratch: &Scratch, name: &DnsName) -> bool {
+    dns::is_name(scratch, &name.name, scratch.name_len)
+}
+
+#[inline(always)]
+fn find(scratch: &Scratch) -> Option<&'static DnsName> {
+    let name = get!(DNS_NAMES, &scratch.key)?;
+    (u32::from(name.name_len) == scratch.name_len && is_name(scratch, name)).then_some(name)
+}
+
+#[inline(always)]
+fn give(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, name: &DnsName) -> i32 {
+    match question.kind {
+        Type::A if name.flags & DNS_HAS_A != 0 => address(skb, packet, scratch, question, name),
+        Type::Aaaa if name.flags & DNS_NODATA_AAAA != 0 => match DNS_ZONE.get(0) {
+            Some(zone) => no_data(skb, packet, scratch, question, zone),
+            None => pass(Pass::Type),
+        },
+        _ => pass(Pass::Type),
+    }
+}
+
+#[inline(never)]
+fn address(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, name: &DnsName) -> i32 {
+    let answer = reply::answer(name);
+    let parts = reply::answer_parts(question, &answer);
+    if !front(skb, packet, scratch, question, &parts) {
+        return DROP;
+    }
+    let at = MESSAGE + question.end;
+    let mut done = skb.store(at, &answer).is_ok();
+    if let Some(dnssec_ok) = question.edns {
+        done &= skb.store(at + reply::ANSWER_LEN, &reply::opt(dnssec_ok)).is_ok();
+    }
+    count(Counter::DnsAnswered);
+    if done { into_pod(skb.ifindex()) } else { DROP }
+}
+
+#[inline(never)]
+fn no_data(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, zone: &DnsZone) -> i32 {
+    let Some(head) = reply::soa_head(zone, scratch.name_len) else { return pass(Pass::Type) };
+    let parts = reply::no_data_parts(question, &head, zone);
+    if !front(skb, packet, scratch, question, &parts) {
+        return DROP;
+    }
+    let at = MESSAGE + question.end;
+    let rdata_len = u32::from(zone.soa_len);
+    if rdata_len == 0 || rdata_len as usize > SOA_MAX {
+        return DROP;
+    }
+    let rdata = core::ptr::from_ref(&zone.soa_rdata);
+    // SAFETY: `rdata_len` is at most the size of `soa_rdata`.
+    let ret =
+        unsafe { bpf_skb_store_bytes(skb.0.cast(), (at + reply::SOA_HEAD_LEN) as u32, rdata.cast(), rdata_len, 0) };
+    let mut done = ret == 0 && skb.store(at, &head).is_ok();
+    if let Some(dnssec_ok) = question.edns {
+        done &= skb.store(at + reply::SOA_HEAD_LEN + rdata_len as usize, &reply::opt(dnssec_ok)).is_ok();
+    }
+    count(Counter::DnsNoData);
+    if done { into_pod(skb.ifindex()) } else { DROP }
+}
+
+/// Gives the frame its new length and its new front.
+#[inline(always)]
+fn front(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, parts: &reply::Parts) -> bool {
+    let Some(udp) = skb.load::<[u8; 8]>(HEAD_LEN) else { return false };
+    let front = reply::front(packet.head, &packet.ip, &udp, scratch, question, parts);
+    let len = MESSAGE + question.end + parts.len;
+    skb.resize(len as u32).is_ok() && skb.store(0, &front).is_ok()
+}

@@ -1,0 +1,77 @@
+//! The maps. Names and types are those of `strake-abi`; sizes are defaults that the loader may override.
+
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use strake_abi::Addr4;
+use strake_abi::config::Config;
+use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentPorts};
+use strake_abi::dns::{DnsKey, DnsName, DnsZone};
+use strake_abi::endpoint::{Endpoint, PodNetns};
+use strake_abi::flow::{Counter, DropReason, EventKind};
+use strake_abi::service::{Affinity, AffinityKey, Backend, MemberKey, Service, ServiceKey};
+use strake_abi::sock::{SockFlow, SockNat, SockNatKey};
+use strake_logic::dns::Scratch;
+
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+#[map]
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(262_144, BPF_F_MMAPABLE);
+#[map]
+pub static MEMBERS: HashMap<MemberKey, Backend> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+#[map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(65_536, 0);
+
+#[map]
+pub static SOCK_FLOWS: LruHashMap<u64, SockFlow> = LruHashMap::with_max_entries(65_536, 0);
+#[map]
+pub static SOCK_NAT: LruHashMap<SockNatKey, SockNat> = LruHashMap::with_max_entries(65_536, 0);
+
+#[map]
+pub static CONNTRACK: LruHashMap<ConntrackKey, Conntrack> = LruHashMap::with_max_entries(131_072, 0);
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(8_192, 0);
+
+#[map]
+pub static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+pub static ENDPOINTS_BY_IP: HashMap<Addr4, u32> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+pub static PODS_BY_NETNS: HashMap<u64, PodNetns> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+pub static NODES: HashMap<Addr4, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static DNS_NAMES: HashMap<DnsKey, DnsName> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+#[map]
+pub static DNS_ZONE: Array<DnsZone> = Array::with_max_entries(1, 0);
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+#[map]
+pub static EVENTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(EventKind::SLOTS, 0);
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::SLOTS, 0);
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::SLOTS, 0);
+
+/// The node's configuration, once the agent has written it.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0).filter(|config| config.abi_version != 0)
+}
+
+/// A row of a hash map, for reading.
+macro_rules! get {
+    ($map:expr, $key:expr) => {
+        // SAFETY: the row stays allocated until the program returns (RCU), and a row that is deleted and reused
+        // meanwhile gives, at worst, the value of another moment; the values are plain integers.
+        unsafe { $map.get($key) }
+    };
+}
+pub(crate) use get;

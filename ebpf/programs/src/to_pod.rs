@@ -1,0 +1,51 @@
+//! Egress of the host side of each Pod's veth: everything that a Pod is sent. Answers of flows that `from_pod`
+//! translated are translated back here, wherever the backend is: another Pod of the node, another node, or the node
+//! itself (the API server), whose answers pass no other hook.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use strake_abi::conntrack::{BORDER_POD, CT_TRANSLATED, DIRECTION_REPLY};
+use strake_abi::flow::{DropReason, Hook};
+
+use strake_logic::packet::HEAD_LEN;
+
+use crate::report::{dropped, now_ns, seconds};
+use crate::skb::{Kind, PASS, Packet, Skb, ipv4};
+use crate::translate::apply;
+use crate::{icmp, track};
+
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    match run(skb) {
+        Ok(action) => action,
+        Err(reason) => dropped(skb, Hook::ToPod, reason),
+    }
+}
+
+#[inline(always)]
+fn run(skb: Skb) -> Result<i32, DropReason> {
+    let mut head = [0; HEAD_LEN];
+    let Some(ip) = ipv4(skb, &mut head) else { return Ok(PASS) };
+    // What is malformed is the receiver's to judge.
+    let mut packet = Packet::new(skb, &head, ip);
+    if packet.read(skb, BORDER_POD).is_err() {
+        return Ok(PASS);
+    }
+    match packet.kind {
+        Kind::Flow => {}
+        Kind::IcmpError => return icmp::translate(skb, Hook::ToPod, BORDER_POD, &packet),
+        Kind::Lost | Kind::Other => return Ok(PASS),
+    }
+    let key = packet.key(BORDER_POD);
+    let Some(row) = track::find(&key) else { return Ok(PASS) };
+    if row.direction != DIRECTION_REPLY {
+        return Ok(PASS);
+    }
+    track::touch(Hook::ToPod, &key, row, &packet, seconds(now_ns()));
+    if row.flags & CT_TRANSLATED != 0 {
+        let to = row.to;
+        apply(skb, &packet, &to)?;
+    }
+    Ok(PASS)
+}

@@ -1,0 +1,150 @@
+//! Rows of `CONNTRACK`: touching, ending and making them.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use strake_abi::config::Config;
+use strake_abi::conntrack::{
+    CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_SNAT, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_ORIGINAL,
+    DIRECTION_REPLY, FlowState, Tuple4,
+};
+use strake_abi::flow::{Counter, DropReason, Hook};
+use strake_logic::{choose, flow};
+
+use crate::maps::{CONNTRACK, get};
+use crate::report::{self, count, seconds};
+use crate::service::random;
+use crate::skb::Packet;
+
+/// How many ports are tried before a flow is refused: with half of the range taken, one flow in 250 is.
+const ATTEMPTS: u32 = 8;
+
+/// The row of a packet, if there is one.
+#[inline(always)]
+pub fn find(key: &ConntrackKey) -> Option<&'static mut Conntrack> {
+    // SAFETY: see `maps::get`. Two CPUs that touch one row at a time may lose a count; each field is one word.
+    CONNTRACK.get_ptr_mut(key).map(|row| unsafe { &mut *row })
+}
+
+/// Whether the row speaks for the packet. If its own direction has been quiet for too long, the other may not have.
+#[inline(always)]
+pub fn is_live(config: &Config, key: &ConntrackKey, row: &Conntrack, tcp_flags: u8, now_s: u32) -> bool {
+    flow::is_live(config, key.proto, row.state, row.last_seen_s, now_s, tcp_flags)
+        || is_peer_live(config, key, row, tcp_flags, now_s)
+}
+
+#[inline(never)]
+fn is_peer_live(config: &Config, key: &ConntrackKey, row: &Conntrack, tcp_flags: u8, now_s: u32) -> bool {
+    let peer = ConntrackKey { tuple: row.to.mirror(), ..*key };
+    get!(CONNTRACK, &peer)
+        .is_some_and(|peer| flow::is_live(config, key.proto, peer.state, peer.last_seen_s, now_s, tcp_flags))
+}
+
+/// Accounts a packet to its row, and follows TCP.
+#[inline(always)]
+pub fn touch(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, packet: &Packet<'_>, now_s: u32) {
+    row.last_seen_s = now_s;
+    row.packets += 1;
+    row.bytes += u64::from(packet.len);
+    if flow::is_event(packet.tcp_flags) {
+        follow(hook, key, row, packet.tcp_flags);
+    } else if row.state == FlowState::New as u8 && row.direction == DIRECTION_REPLY {
+        row.state = FlowState::Established as u8;
+    }
+}
+
+/// SYN, FIN or RST: the state is that of the flow, so both rows change.
+#[inline(never)]
+fn follow(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, tcp_flags: u8) {
+    let Some(peer) = find(&ConntrackKey { tuple: row.to.mirror(), ..*key }) else {
+        row.state = flow::step(row.state, row.flags, tcp_flags, row.direction).0;
+        return;
+    };
+    let direction = row.direction;
+    let (original, reply) = if direction == DIRECTION_ORIGINAL { (row, peer) } else { (peer, row) };
+    let before = original.state;
+    let (state, fins) = flow::step(before, original.flags, tcp_flags, direction);
+    original.flags |= fins & (CT_FIN_ORIGINAL | CT_FIN_REPLY);
+    original.state = state;
+    reply.state = state;
+    if state == FlowState::Closed as u8 && before != state {
+        report::closed(hook, key.proto, original, reply);
+    }
+}
+
+/// A flow to be written down.
+pub struct New {
+    /// The row of the original direction. `to` is what is wished for; its source port may be changed.
+    pub row: Conntrack,
+    /// What the opener put on the wire.
+    pub key: ConntrackKey,
+}
+
+impl New {
+    /// A flow that `packet` opens.
+    #[inline(always)]
+    pub fn of(packet: &Packet<'_>, border: u8, to: Tuple4, now_ns: u64) -> Self {
+        Self {
+            key: packet.key(border),
+            row: Conntrack {
+                to,
+                last_seen_s: seconds(now_ns),
+                packets: 1,
+                bytes: u64::from(packet.len),
+                created_ns: now_ns,
+                direction: DIRECTION_ORIGINAL,
+                ..Conntrack::default()
+            },
+        }
+    }
+}
+
+/// Writes both rows of a flow. If another flow already owns the answers that this one would get, another source port
+/// is taken: that is how collisions are found, and how ports are allocated.
+#[inline(never)]
+pub fn open(config: &Config, new: &mut New) -> Result<(), DropReason> {
+    let mut reply = Conntrack {
+        to: new.key.tuple.mirror(),
+        service_id: new.row.service_id,
+        backend_id: new.row.backend_id,
+        last_seen_s: new.row.last_seen_s,
+        created_ns: new.row.created_ns,
+        flags: new.row.flags,
+        direction: DIRECTION_REPLY,
+        ifindex: new.row.ifindex,
+        cookie: new.row.cookie,
+        ..Conntrack::default()
+    };
+    let mut key = ConntrackKey { tuple: new.row.to.mirror(), ..new.key };
+    let mut attempt = 0;
+    loop {
+        if new.row.to != new.key.tuple {
+            reply.flags |= CT_TRANSLATED;
+        }
+        if CONNTRACK.insert(&key, &reply, u64::from(BPF_NOEXIST)).is_ok() {
+            break;
+        }
+        let Some(owner) = get!(CONNTRACK, &key) else { return Err(DropReason::ConntrackFull) };
+        let ours = owner.to == reply.to && owner.direction == DIRECTION_REPLY;
+        let closed = owner.state == FlowState::Closed as u8
+            || !flow::is_live(config, key.proto, owner.state, owner.last_seen_s, new.row.last_seen_s, 0);
+        if ours || closed {
+            if CONNTRACK.insert(&key, &reply, u64::from(BPF_ANY)).is_err() {
+                return Err(DropReason::ConntrackFull);
+            }
+            break;
+        }
+        attempt += 1;
+        if attempt == ATTEMPTS {
+            return Err(DropReason::PortsExhausted);
+        }
+        count(Counter::Collision);
+        new.row.to.sport = choose::port(random(), config.snat_port_min, config.snat_port_max);
+        reply.flags |= CT_SNAT;
+        key.tuple.dport = new.row.to.sport;
+    }
+    new.row.flags = reply.flags;
+    if CONNTRACK.insert(&new.key, &new.row, u64::from(BPF_ANY)).is_err() {
+        return Err(DropReason::ConntrackFull);
+    }
+    count(Counter::ConntrackCreated);
+    Ok(())
+}
