@@ -49,7 +49,7 @@ pub const fn quoted(ip: &[u8; IPV4_LEN], l4: &[u8; 8]) -> Option<Quoted> {
 }
 
 /// What to write to turn the quoted packet and the one that quotes it back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rewrite {
     /// Source and destination of the outer header (offset 12 of it).
     pub outer: [u8; 8],
@@ -63,59 +63,70 @@ pub struct Rewrite {
     pub icmp_difference: u32,
 }
 
-/// `to` is the translation found under the mirror of the quoted tuple.
+/// An ICMP error and the packet it quotes.
+#[derive(Clone, Copy, Debug)]
+pub struct Error {
+    /// Source of the error.
+    pub src: Addr4,
+    /// Its destination.
+    pub dst: Addr4,
+    /// The quoted IPv4 header, without options.
+    pub ip: [u8; IPV4_LEN],
+    /// The first bytes of the quoted transport header.
+    pub l4: [u8; 8],
+    /// What they say.
+    pub quoted: Quoted,
+}
+
+/// Writes what has to change into `out`. `to` is the translation found under the mirror of the quoted tuple.
 #[inline(always)]
-pub fn translate(
-    outer_src: Addr4,
-    outer_dst: Addr4,
-    ip: &[u8; IPV4_LEN],
-    l4: &[u8; 8],
-    quoted: &Quoted,
-    to: &Tuple4,
-) -> Rewrite {
+pub fn translate(out: &mut Rewrite, error: &Error, to: &Tuple4) {
     let original = to.mirror();
+    let (ip, l4, quoted) = (&error.ip, &error.l4, &error.quoted);
     let differences = rewrite::differences(quoted.proto, &quoted.tuple, &original);
     // Bytes that change, before and after; every offset is even, so sums can be added.
-    let before: [u8; 10] = [ip[10], ip[11], ip[12], ip[13], ip[14], ip[15], ip[16], ip[17], ip[18], ip[19]];
-    let [c0, c1] = checksum::update(u16::from_ne_bytes([ip[10], ip[11]]), differences.addresses).to_ne_bytes();
+    let field = u16::from_ne_bytes([ip[10], ip[11]]);
+    let [c0, c1] = checksum::update(field, differences.addresses).to_ne_bytes();
     let [a, b, c, d, e, f, g, h] = rewrite::addresses(&original);
-    let inner = [c0, c1, a, b, c, d, e, f, g, h];
+    out.inner = [c0, c1, a, b, c, d, e, f, g, h];
+    let mut change = checksum::add(
+        checksum::difference(&[ip[10], ip[11]], &[c0, c1]),
+        checksum::difference(&rewrite::addresses(&quoted.tuple), &rewrite::addresses(&original)),
+    );
 
-    let mut inner_l4 = *l4;
+    out.inner_l4 = *l4;
     if quoted.proto == proto::ICMP {
         let [x, y] = rewrite::echo_id(&original).0.to_ne_bytes();
-        inner_l4[4] = x;
-        inner_l4[5] = y;
-        let [x, y] = checksum::update(u16::from_ne_bytes([l4[2], l4[3]]), differences.ports).to_ne_bytes();
-        inner_l4[2] = x;
-        inner_l4[3] = y;
+        out.inner_l4[4] = x;
+        out.inner_l4[5] = y;
+        let sum = u16::from_ne_bytes([l4[2], l4[3]]);
+        let [x, y] = checksum::update(sum, differences.ports).to_ne_bytes();
+        out.inner_l4[2] = x;
+        out.inner_l4[3] = y;
+        change = checksum::add(change, checksum::difference(&[l4[2], l4[3]], &[x, y]));
     } else {
         let [w, x, y, z] = rewrite::ports(&original);
-        inner_l4[0] = w;
-        inner_l4[1] = x;
-        inner_l4[2] = y;
-        inner_l4[3] = z;
+        out.inner_l4[0] = w;
+        out.inner_l4[1] = x;
+        out.inner_l4[2] = y;
+        out.inner_l4[3] = z;
         if quoted.proto == proto::UDP && (l4[6] != 0 || l4[7] != 0) {
             let sum = checksum::add(differences.addresses, differences.ports);
             let [y, z] = checksum::update(u16::from_ne_bytes([l4[6], l4[7]]), sum).to_ne_bytes();
-            inner_l4[6] = y;
-            inner_l4[7] = z;
+            out.inner_l4[6] = y;
+            out.inner_l4[7] = z;
+            change = checksum::add(change, checksum::difference(&[l4[6], l4[7]], &[y, z]));
         }
     }
-    let icmp_difference = checksum::add(checksum::difference(&before, &inner), checksum::difference(l4, &inner_l4));
+    out.icmp_difference = checksum::add(change, differences.ports);
 
     // The error goes to whoever sent the quoted packet. Its source is kept if it is a router's, and translated if it is
     // the destination of the flow itself.
-    let source = if outer_src == quoted.tuple.dst { original.dst } else { outer_src };
-    let old = Tuple4 { src: outer_src, dst: outer_dst, ..Tuple4::default() };
+    let source = if error.src == quoted.tuple.dst { original.dst } else { error.src };
+    let old = Tuple4 { src: error.src, dst: error.dst, ..Tuple4::default() };
     let new = Tuple4 { src: source, dst: original.src, ..Tuple4::default() };
-    Rewrite {
-        outer: rewrite::addresses(&new),
-        outer_difference: checksum::difference(&rewrite::addresses(&old), &rewrite::addresses(&new)),
-        inner,
-        inner_l4,
-        icmp_difference,
-    }
+    out.outer = rewrite::addresses(&new);
+    out.outer_difference = checksum::difference(&rewrite::addresses(&old), &rewrite::addresses(&new));
 }
 
 #[cfg(test)]
@@ -152,7 +163,8 @@ mod tests {
             prop_assert_eq!(quoted_header_len(&ip), Some(20));
             let q = quoted(&ip, &l4).unwrap();
             prop_assert_eq!(q.tuple, wire);
-            let r = translate(outer_src, wire.src, &ip, &l4, &q, &original.mirror());
+            let mut r = Rewrite::default();
+            translate(&mut r, &Error { src: outer_src, dst: wire.src, ip, l4, quoted: q }, &original.mirror());
             message[18..28].copy_from_slice(&r.inner);
             message[28..36].copy_from_slice(&r.inner_l4);
             let sum = checksum::update(u16::from_ne_bytes([message[2], message[3]]), r.icmp_difference);

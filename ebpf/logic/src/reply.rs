@@ -13,124 +13,108 @@ pub const RESET_LEN: usize = HEAD_LEN + 20;
 /// Bytes of a frame with an ICMP error that quotes a header without options and 8 bytes (RFC 792).
 pub const UNREACHABLE_LEN: usize = HEAD_LEN + 8 + IPV4_LEN + 8;
 
+/// Room for the longest front of a packet that is built in place. Callers own it (per-CPU memory in the kernel): arrays
+/// that are returned by value would be taken apart by the compiler, byte by byte, and fill the stack.
+pub type Frame = [u8; 72];
+
 /// Time to live of what is built here (RFC 1700's default).
 const TTL: u8 = 64;
 
+/// Copies `N` bytes to a constant place.
+#[inline(always)]
+pub(crate) fn put<const AT: usize, const N: usize>(out: &mut Frame, bytes: &[u8; N]) {
+    let mut i = 0;
+    while i < N {
+        out[AT + i] = bytes[i];
+        i += 1;
+    }
+}
+
+/// Sum of `LEN` bytes (even) at a constant place.
+#[inline(always)]
+pub(crate) fn sum<const AT: usize, const LEN: usize>(frame: &Frame) -> u32 {
+    let mut total = 0;
+    let mut i = 0;
+    while i < LEN {
+        total += u64::from(u16::from_ne_bytes([frame[AT + i], frame[AT + i + 1]]));
+        i += 2;
+    }
+    checksum::narrow(total)
+}
+
 /// Ethernet and IPv4 turned around, with a new length, protocol and checksum. Options are not kept.
 #[inline(always)]
-fn turned(head: &Head, total: u16, protocol: u8) -> Head {
-    let mut out = [0; HEAD_LEN];
+pub(crate) fn turn(out: &mut Frame, head: &Head, total: u16, protocol: u8) {
     let mut i = 0;
     while i < 6 {
         out[i] = head[6 + i];
         out[6 + i] = head[i];
         i += 1;
     }
-    out[12] = head[12];
-    out[13] = head[13];
     let [hi, lo] = total.to_be_bytes();
     // Version 4, 5 words; identification 0 is right for what is never fragmented (DF set, RFC 6864).
-    let ip: [u8; IPV4_LEN] = [
-        0x45, 0, hi, lo, 0, 0, 0x40, 0, TTL, protocol, 0, 0, head[30], head[31], head[32], head[33], head[26],
-        head[27], head[28], head[29],
-    ];
-    let [c0, c1] = checksum::finish(checksum::sum(&ip), false).to_ne_bytes();
+    put::<12, 14>(out, &[head[12], head[13], 0x45, 0, hi, lo, 0, 0, 0x40, 0, TTL, protocol, 0, 0]);
     i = 0;
-    while i < IPV4_LEN {
-        out[ETH_LEN + i] = ip[i];
+    while i < 4 {
+        out[26 + i] = head[30 + i];
+        out[30 + i] = head[26 + i];
         i += 1;
     }
-    out[24] = c0;
-    out[25] = c1;
-    out
+    let field = checksum::finish(sum::<ETH_LEN, IPV4_LEN>(out), false);
+    put::<24, 2>(out, &field.to_ne_bytes());
 }
 
-/// The reset that answers a segment (RFC 9293, 3.5.2: "if the connection does not exist"), or `None` if the segment is
-/// itself a reset.
+/// Writes the reset that answers a segment (RFC 9293, 3.5.2: "if the connection does not exist") as the first
+/// [`RESET_LEN`] bytes of `out`. False if the segment is itself a reset.
 #[inline(always)]
-pub fn tcp_reset(head: &Head, ip: &Ipv4, tcp: &[u8; 20]) -> Option<[u8; RESET_LEN]> {
+pub fn tcp_reset(out: &mut Frame, head: &Head, ip: &Ipv4, tcp: &[u8; 20]) -> bool {
     let flags = tcp[13];
     if flags & RST != 0 {
-        return None;
+        return false;
     }
-    let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
-    let header = u16::from(tcp[12] >> 4) * 4;
-    let data = u32::from(ip.l4_len.saturating_sub(header));
-    let syn_fin = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-    let (seq_out, ack_out, flags_out) = if flags & ACK != 0 {
-        ([tcp[8], tcp[9], tcp[10], tcp[11]], [0; 4], RST)
+    turn(out, head, (IPV4_LEN + 20) as u16, proto::TCP);
+    put::<34, 4>(out, &[tcp[2], tcp[3], tcp[0], tcp[1]]);
+    if flags & ACK != 0 {
+        put::<38, 10>(out, &[tcp[8], tcp[9], tcp[10], tcp[11], 0, 0, 0, 0, 0x50, RST]);
     } else {
-        ([0; 4], seq.wrapping_add(data).wrapping_add(syn_fin).to_be_bytes(), RST | ACK)
-    };
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let header = u16::from(tcp[12] >> 4) * 4;
+        let data = u32::from(ip.l4_len.saturating_sub(header));
+        let syn_fin = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        let [a, b, c, d] = seq.wrapping_add(data).wrapping_add(syn_fin).to_be_bytes();
+        put::<38, 10>(out, &[0, 0, 0, 0, a, b, c, d, 0x50, RST | ACK]);
+    }
+    put::<48, 6>(out, &[0; 6]);
     let pseudo_in = checksum::pseudo(ip.src.0, ip.dst.0, proto::TCP, ip.l4_len);
-    let partial = checksum::is_partial(u16::from_ne_bytes([tcp[16], tcp[17]]), pseudo_in);
-
-    let [s0, s1, s2, s3] = seq_out;
-    let [a0, a1, a2, a3] = ack_out;
-    let mut segment: [u8; 20] =
-        [tcp[2], tcp[3], tcp[0], tcp[1], s0, s1, s2, s3, a0, a1, a2, a3, 0x50, flags_out, 0, 0, 0, 0, 0, 0];
     let pseudo = checksum::pseudo(ip.dst.0, ip.src.0, proto::TCP, 20);
-    let field = if partial {
+    let field = if checksum::is_partial(u16::from_ne_bytes([tcp[16], tcp[17]]), pseudo_in) {
         checksum::fold(pseudo)
     } else {
-        checksum::finish(checksum::add(pseudo, checksum::sum(&segment)), false)
+        checksum::finish(checksum::add(pseudo, sum::<34, 20>(out)), false)
     };
-    let [c0, c1] = field.to_ne_bytes();
-    segment[16] = c0;
-    segment[17] = c1;
-
-    let front = turned(head, (IPV4_LEN + 20) as u16, proto::TCP);
-    let mut out = [0; RESET_LEN];
-    let mut i = 0;
-    while i < HEAD_LEN {
-        out[i] = front[i];
-        i += 1;
-    }
-    i = 0;
-    while i < 20 {
-        out[HEAD_LEN + i] = segment[i];
-        i += 1;
-    }
-    Some(out)
+    put::<50, 2>(out, &field.to_ne_bytes());
+    true
 }
 
-/// ICMP "destination unreachable, port unreachable" (type 3, code 3) from the address that was asked. `None` if the
-/// packet has IPv4 options (they would not be quoted) or is a later fragment (RFC 1122, 3.2.2).
+/// Writes ICMP "destination unreachable, port unreachable" (type 3, code 3) from the address that was asked, as the first
+/// [`UNREACHABLE_LEN`] bytes of `out`. False if the packet has IPv4 options (they would not be quoted) or is a later
+/// fragment (RFC 1122, 3.2.2).
 #[inline(always)]
-pub fn port_unreachable(head: &Head, ip: &Ipv4, l4: &[u8; 8]) -> Option<[u8; UNREACHABLE_LEN]> {
+pub fn port_unreachable(out: &mut Frame, head: &Head, ip: &Ipv4, l4: &[u8; 8]) -> bool {
     if ip.l4 != HEAD_LEN || matches!(ip.fragment, crate::packet::Fragment::Later) {
-        return None;
+        return false;
     }
-    let mut icmp = [0u8; 8 + IPV4_LEN + 8];
-    icmp[0] = 3;
-    icmp[1] = 3;
+    turn(out, head, (UNREACHABLE_LEN - ETH_LEN) as u16, proto::ICMP);
+    put::<34, 8>(out, &[3, 3, 0, 0, 0, 0, 0, 0]);
     let mut i = 0;
     while i < IPV4_LEN {
-        icmp[8 + i] = head[ETH_LEN + i];
+        out[42 + i] = head[ETH_LEN + i];
         i += 1;
     }
-    i = 0;
-    while i < 8 {
-        icmp[8 + IPV4_LEN + i] = l4[i];
-        i += 1;
-    }
-    let [c0, c1] = checksum::finish(checksum::sum(&icmp), false).to_ne_bytes();
-    icmp[2] = c0;
-    icmp[3] = c1;
-
-    let front = turned(head, (UNREACHABLE_LEN - ETH_LEN) as u16, proto::ICMP);
-    let mut out = [0; UNREACHABLE_LEN];
-    i = 0;
-    while i < HEAD_LEN {
-        out[i] = front[i];
-        i += 1;
-    }
-    i = 0;
-    while i < icmp.len() {
-        out[HEAD_LEN + i] = icmp[i];
-        i += 1;
-    }
-    Some(out)
+    put::<62, 8>(out, l4);
+    let field = checksum::finish(sum::<34, 36>(out), false);
+    put::<36, 2>(out, &field.to_ne_bytes());
+    true
 }
 
 #[cfg(test)]
@@ -157,13 +141,14 @@ mod tests {
             if flags & ACK != 0 { builder = builder.ack(ack); }
             builder.write(&mut frame, &payload).unwrap();
             let ip = packet::ipv4(&head(&frame), frame.len() as u32).unwrap();
-            let out = tcp_reset(&head(&frame), &ip, frame[34..54].try_into().unwrap());
+            let mut out = [0xee; 72];
+            let done = tcp_reset(&mut out, &head(&frame), &ip, frame[34..54].try_into().unwrap());
             if flags & RST != 0 {
-                prop_assert!(out.is_none());
+                prop_assert!(!done);
                 return Ok(());
             }
-            let out = out.unwrap();
-            let sliced = SlicedPacket::from_ethernet(&out).unwrap();
+            prop_assert!(done);
+            let sliced = SlicedPacket::from_ethernet(&out[..RESET_LEN]).unwrap();
             let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
             let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("not TCP") };
             prop_assert_eq!(ip.header().source(), [10, 96, 0, 7]);
@@ -184,8 +169,9 @@ mod tests {
             let mut frame = Vec::new();
             PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([10, 0, 0, 1], [10, 96, 0, 7], 64).udp(sport, dport).write(&mut frame, &payload).unwrap();
             let ip = packet::ipv4(&head(&frame), frame.len() as u32).unwrap();
-            let out = port_unreachable(&head(&frame), &ip, frame[34..42].try_into().unwrap()).unwrap();
-            let sliced = SlicedPacket::from_ethernet(&out).unwrap();
+            let mut out = [0xee; 72];
+            prop_assert!(port_unreachable(&mut out, &head(&frame), &ip, frame[34..42].try_into().unwrap()));
+            let sliced = SlicedPacket::from_ethernet(&out[..UNREACHABLE_LEN]).unwrap();
             let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
             let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("not ICMP") };
             prop_assert_eq!(ip.header().destination(), [10, 0, 0, 1]);

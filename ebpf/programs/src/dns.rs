@@ -1,27 +1,26 @@
 //! Answering a Pod's DNS question from the table, in place.
 
 use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes};
+use core::hint::black_box;
 use strake_abi::dns::{DNS_HAS_A, DNS_NODATA_AAAA, DnsName, DnsZone, SOA_MAX};
 use strake_abi::flow::Counter;
 use strake_logic::dns::{self, MESSAGE_AT, MESSAGE_MAX, MESSAGE_MIN, Pass, Question, Scratch, Type, reply};
 use strake_logic::packet::{Fragment, HEAD_LEN};
 
-use crate::maps::{DNS_NAMES, DNS_ZONE, SCRATCH, get};
+use crate::maps::{DNS_NAMES, DNS_ZONE, get};
 use crate::report::count;
-use crate::skb::{DROP, PASS, Packet, Skb, into_pod};
+use crate::skb::{Action, DROP, PASS, Packet, Skb, into_pod};
+use crate::work::Work;
 
 /// Where the DNS message begins in a frame without IP options.
 const MESSAGE: usize = HEAD_LEN + 8;
 
 /// Answers and sends the packet back into its Pod, or passes it to the agent's server.
 #[inline(never)]
-pub fn answer(skb: Skb, packet: &Packet<'_>) -> i32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return PASS };
-    // SAFETY: per CPU, and a classifier is not interrupted by another on its CPU.
-    let scratch = unsafe { &mut *scratch };
-    match prepare(skb, packet, scratch) {
-        Ok(question) => match find(scratch) {
-            Some(name) => give(skb, packet, scratch, &question, name),
+pub fn answer(skb: Skb, work: &mut Work) -> Action {
+    match prepare(skb, &work.packet, &mut work.dns) {
+        Ok(question) => match find(&work.dns) {
+            Some(name) => give(skb, work, &question, name),
             None => pass(Pass::Name),
         },
         Err(reason) => pass(reason),
@@ -29,7 +28,7 @@ pub fn answer(skb: Skb, packet: &Packet<'_>) -> i32 {
 }
 
 #[inline(always)]
-fn pass(reason: Pass) -> i32 {
+fn pass(reason: Pass) -> Action {
     count(match reason {
         Pass::Name => Counter::DnsPassedName,
         Pass::Type => Counter::DnsPassedType,
@@ -38,13 +37,29 @@ fn pass(reason: Pass) -> i32 {
     PASS
 }
 
+/// `value` if it is from MIN to MAX. The compiler would make one comparison of the two, with a number that the verifier
+/// does not connect to `value` any more.
+#[inline(always)]
+fn bounded<const MIN: usize, const MAX: usize>(value: usize) -> Option<usize> {
+    let value = black_box(value);
+    if value > MAX {
+        return None;
+    }
+    let value = black_box(value);
+    if value < MIN {
+        return None;
+    }
+    Some(value)
+}
+
 /// Copies the message and takes the question apart.
 #[inline(always)]
-fn prepare(skb: Skb, packet: &Packet<'_>, scratch: &mut Scratch) -> Result<Question, Pass> {
-    let len = usize::from(packet.ip.l4_len).wrapping_sub(8);
-    if packet.ip.l4 != HEAD_LEN || packet.ip.fragment != Fragment::No || !(MESSAGE_MIN..=MESSAGE_MAX).contains(&len) {
+fn prepare(skb: Skb, packet: &Packet, scratch: &mut Scratch) -> Result<Question, Pass> {
+    let len = usize::from(packet.ip.l4_len.saturating_sub(8));
+    if packet.ip.l4 != HEAD_LEN || packet.ip.fragment != Fragment::No {
         return Err(Pass::Form);
     }
+    let len = bounded::<MESSAGE_MIN, MESSAGE_MAX>(len).ok_or(Pass::Form)?;
     let message = core::ptr::from_mut(&mut scratch.message).cast::<u8>();
     // SAFETY: `len` is at most MESSAGE_MAX, which is the size of the buffer behind MESSAGE_AT.
     let ret = unsafe { bpf_skb_load_bytes(skb.0.cast(), MESSAGE as u32, message.add(MESSAGE_AT).cast(), len as u32) };
@@ -76,11 +91,11 @@ fn find(scratch: &Scratch) -> Option<&'static DnsName> {
 }
 
 #[inline(always)]
-fn give(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, name: &DnsName) -> i32 {
+fn give(skb: Skb, work: &mut Work, question: &Question, name: &DnsName) -> Action {
     match question.kind {
-        Type::A if name.flags & DNS_HAS_A != 0 => address(skb, packet, scratch, question, name),
+        Type::A if name.flags & DNS_HAS_A != 0 => address(skb, work, question, name),
         Type::Aaaa if name.flags & DNS_NODATA_AAAA != 0 => match DNS_ZONE.get(0) {
-            Some(zone) => no_data(skb, packet, scratch, question, zone),
+            Some(zone) => no_data(skb, work, question, zone),
             None => pass(Pass::Type),
         },
         _ => pass(Pass::Type),
@@ -88,10 +103,10 @@ fn give(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, n
 }
 
 #[inline(never)]
-fn address(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, name: &DnsName) -> i32 {
+fn address(skb: Skb, work: &mut Work, question: &Question, name: &DnsName) -> Action {
     let answer = reply::answer(name);
     let parts = reply::answer_parts(question, &answer);
-    if !front(skb, packet, scratch, question, &parts) {
+    if !front(skb, work, question, &parts) {
         return DROP;
     }
     let at = MESSAGE + question.end;
@@ -104,24 +119,21 @@ fn address(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question
 }
 
 #[inline(never)]
-fn no_data(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, zone: &DnsZone) -> i32 {
-    let Some(head) = reply::soa_head(zone, scratch.name_len) else { return pass(Pass::Type) };
+fn no_data(skb: Skb, work: &mut Work, question: &Question, zone: &DnsZone) -> Action {
+    let Some(head) = reply::soa_head(zone, work.dns.name_len) else { return pass(Pass::Type) };
     let parts = reply::no_data_parts(question, &head, zone);
-    if !front(skb, packet, scratch, question, &parts) {
+    if !front(skb, work, question, &parts) {
         return DROP;
     }
     let at = MESSAGE + question.end;
-    let rdata_len = u32::from(zone.soa_len);
-    if rdata_len == 0 || rdata_len as usize > SOA_MAX {
-        return DROP;
-    }
+    let Some(rdata_len) = bounded::<1, SOA_MAX>(usize::from(zone.soa_len)) else { return DROP };
+    let rdata_at = (at + reply::SOA_HEAD_LEN) as u32;
     let rdata = core::ptr::from_ref(&zone.soa_rdata);
     // SAFETY: `rdata_len` is at most the size of `soa_rdata`.
-    let ret =
-        unsafe { bpf_skb_store_bytes(skb.0.cast(), (at + reply::SOA_HEAD_LEN) as u32, rdata.cast(), rdata_len, 0) };
+    let ret = unsafe { bpf_skb_store_bytes(skb.0.cast(), rdata_at, rdata.cast(), rdata_len as u32, 0) };
     let mut done = ret == 0 && skb.store(at, &head).is_ok();
     if let Some(dnssec_ok) = question.edns {
-        done &= skb.store(at + reply::SOA_HEAD_LEN + rdata_len as usize, &reply::opt(dnssec_ok)).is_ok();
+        done &= skb.store(at + reply::SOA_HEAD_LEN + rdata_len, &reply::opt(dnssec_ok)).is_ok();
     }
     count(Counter::DnsNoData);
     if done { into_pod(skb.ifindex()) } else { DROP }
@@ -129,9 +141,10 @@ fn no_data(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question
 
 /// Gives the frame its new length and its new front.
 #[inline(always)]
-fn front(skb: Skb, packet: &Packet<'_>, scratch: &Scratch, question: &Question, parts: &reply::Parts) -> bool {
+fn front(skb: Skb, work: &mut Work, question: &Question, parts: &reply::Parts) -> bool {
+    let Work { packet, frame, dns, .. } = work;
     let Some(udp) = skb.load::<[u8; 8]>(HEAD_LEN) else { return false };
-    let front = reply::front(packet.head, &packet.ip, &udp, scratch, question, parts);
+    reply::front(frame, &packet.head, &packet.ip, &udp, dns, question, parts);
     let len = MESSAGE + question.end + parts.len;
-    skb.resize(len as u32).is_ok() && skb.store(0, &front).is_ok()
+    skb.resize(len as u32).is_ok() && skb.store_front::<{ reply::FRONT_LEN }, _>(frame).is_ok()
 }

@@ -51,6 +51,7 @@ mod to_net;
 mod to_pod;
 mod track;
 mod translate;
+mod work;
 
 /// "Dual MIT/GPL" is one of the strings that the kernel takes as GPL-compatible, which its helpers ask for.
 #[unsafe(link_section = "license")]

@@ -11,7 +11,8 @@ use strake_abi::endpoint::{Endpoint, PodNetns};
 use strake_abi::flow::{Counter, DropReason, EventKind};
 use strake_abi::service::{Affinity, AffinityKey, Backend, MemberKey, Service, ServiceKey};
 use strake_abi::sock::{SockFlow, SockNat, SockNatKey};
-use strake_logic::dns::Scratch;
+
+use crate::work::Work;
 
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -49,7 +50,7 @@ pub static DNS_NAMES: HashMap<DnsKey, DnsName> = HashMap::with_max_entries(131_0
 #[map]
 pub static DNS_ZONE: Array<DnsZone> = Array::with_max_entries(1, 0);
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

@@ -1,51 +1,53 @@
 //! Answering a packet with a refusal, in place.
 
-use strake_abi::flow::{DropReason, Hook};
+use strake_abi::flow::{DropReason, Hook, Verdict};
 use strake_abi::proto;
-use strake_logic::reply;
+use strake_logic::reply::{self, Frame};
 
-use crate::report::{dropped, rejected};
-use crate::skb::{Packet, Skb, into_pod, out_of};
+use crate::report::refused;
+use crate::skb::{Action, DROP, Skb, code, into_pod, out_of};
+use crate::work::{Work, work};
+
+/// What the program returns to the kernel, after a refusal was sent if there is to be one.
+#[inline(always)]
+pub fn code_or_refuse(skb: Skb, hook: Hook, action: Action) -> i32 {
+    let action = match action.refusal() {
+        Some(reason) => refuse(skb, hook, reason),
+        None => action,
+    };
+    code(skb, hook, action)
+}
 
 /// Answers TCP with a reset and UDP with "port unreachable", back where the packet came from; drops what cannot be
 /// answered (resets, fragments, other protocols).
 #[inline(never)]
-pub fn refuse(skb: Skb, hook: Hook, packet: &Packet<'_>, reason: DropReason) -> i32 {
-    match build(skb, packet) {
-        Some(Answer::Reset(frame)) => {
-            rejected(skb, hook, reason);
-            send(skb, hook, &frame)
-        }
-        Some(Answer::Unreachable(frame)) => {
-            rejected(skb, hook, reason);
-            send(skb, hook, &frame)
-        }
-        None => dropped(skb, hook, reason),
+fn refuse(skb: Skb, hook: Hook, reason: u8) -> Action {
+    let Some(work) = work() else { return DROP };
+    let Work { packet, frame, header, .. } = work;
+    let tcp = packet.ip.proto == proto::TCP;
+    let built = if tcp {
+        skb.load_into(packet.ip.l4, header) && reply::tcp_reset(frame, &packet.head, &packet.ip, header)
+    } else {
+        skb.load::<[u8; 8]>(packet.ip.l4)
+            .is_some_and(|datagram| reply::port_unreachable(frame, &packet.head, &packet.ip, &datagram))
+    };
+    refused(skb, hook, reason, if built { Verdict::Rejected } else { Verdict::Dropped });
+    if !built {
+        return DROP;
     }
-}
-
-enum Answer {
-    Reset([u8; reply::RESET_LEN]),
-    Unreachable([u8; reply::UNREACHABLE_LEN]),
-}
-
-#[inline(always)]
-fn build(skb: Skb, packet: &Packet<'_>) -> Option<Answer> {
-    if packet.ip.proto == proto::TCP {
-        let segment: [u8; 20] = skb.load(packet.ip.l4)?;
-        return reply::tcp_reset(packet.head, &packet.ip, &segment).map(Answer::Reset);
-    }
-    let datagram: [u8; 8] = skb.load(packet.ip.l4)?;
-    reply::port_unreachable(packet.head, &packet.ip, &datagram).map(Answer::Unreachable)
-}
-
-#[inline(always)]
-fn send<const N: usize>(skb: Skb, hook: Hook, frame: &[u8; N]) -> i32 {
-    if skb.resize(N as u32).and_then(|()| skb.store(0, frame)).is_err() {
-        return dropped(skb, hook, DropReason::RewriteFailed);
+    let sent =
+        if tcp { send::<{ reply::RESET_LEN }>(skb, frame) } else { send::<{ reply::UNREACHABLE_LEN }>(skb, frame) };
+    if sent.is_err() {
+        return DROP;
     }
     match hook {
         Hook::FromPod => into_pod(skb.ifindex()),
         _ => out_of(skb.ifindex()),
     }
+}
+
+#[inline(always)]
+fn send<const N: usize>(skb: Skb, frame: &Frame) -> Result<(), DropReason> {
+    skb.resize(N as u32)?;
+    skb.store_front::<N, _>(frame)
 }

@@ -3,14 +3,15 @@
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::maps::PerCpuArray;
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use strake_abi::config::{Config, EVENTS as EVENTS_ON};
 use strake_abi::conntrack::{Conntrack, Tuple4};
 use strake_abi::flow::{Counter, DropReason, EventKind, FlowEvent, Hook, Verdict};
 use strake_abi::{Addr4, Port};
-use strake_logic::packet::HEAD_LEN;
 
 use crate::maps::{self, COUNTERS, DROPS, EVENTS, EVENTS_LOST};
-use crate::skb::{DROP, Packet, Skb, ipv4};
+use crate::skb::Skb;
+use crate::work::work;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 #[inline(always)]
@@ -45,123 +46,139 @@ pub fn count_drop(reason: DropReason) {
     increment(&DROPS, reason as u32);
 }
 
-/// Sends an event, or counts it as lost.
-#[inline(always)]
-pub fn send(config: &Config, event: &FlowEvent) {
-    if config.flags & EVENTS_ON == 0 {
-        return;
-    }
-    let Some(mut entry) = EVENTS.reserve::<FlowEvent>(0) else {
-        increment(&EVENTS_LOST, u32::from(event.kind));
-        return;
-    };
-    entry.write(*event);
-    let flags = if config.event_wakeup_bytes == 0 {
-        0
-    } else if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(config.event_wakeup_bytes) {
-        BPF_RB_FORCE_WAKEUP
-    } else {
-        BPF_RB_NO_WAKEUP
-    };
-    entry.submit(u64::from(flags));
+/// An event being written, in the ring buffer itself: on the stack it would take a third of it.
+pub struct Event {
+    entry: RingBufEntry<FlowEvent>,
+    wakeup_bytes: u32,
 }
 
-/// Addresses of an event: who, what was asked for, and what it reaches.
+impl Event {
+    /// Room for an event, all zero but its kind, hook and protocol; or one more that is lost.
+    #[inline(always)]
+    pub fn begin(config: &Config, kind: EventKind, hook: Hook, proto: u8) -> Option<Self> {
+        if config.flags & EVENTS_ON == 0 {
+            return None;
+        }
+        let Some(mut entry) = EVENTS.reserve::<FlowEvent>(0) else {
+            increment(&EVENTS_LOST, kind as u32);
+            return None;
+        };
+        entry.write(FlowEvent { kind: kind as u8, hook: hook as u8, proto, ..FlowEvent::default() });
+        Some(Self { entry, wakeup_bytes: config.event_wakeup_bytes })
+    }
+
+    /// Its fields.
+    #[inline(always)]
+    pub fn fields(&mut self) -> &mut FlowEvent {
+        // SAFETY: `begin` wrote all of it.
+        unsafe { self.entry.assume_init_mut() }
+    }
+
+    /// Addresses: who, what was asked for, and what it reaches.
+    #[inline(always)]
+    pub fn ends(&mut self, asked: &Tuple4, backend: Addr4, backend_port: Port) {
+        let event = self.fields();
+        map(&mut event.src, asked.src);
+        map(&mut event.dst, asked.dst);
+        map(&mut event.backend, backend);
+        event.src_port = asked.sport;
+        event.dst_port = asked.dport;
+        event.backend_port = backend_port;
+    }
+
+    /// Hands it to the reader.
+    #[inline(always)]
+    pub fn submit(self) {
+        let flags = if self.wakeup_bytes == 0 {
+            0
+        } else if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(self.wakeup_bytes) {
+            BPF_RB_FORCE_WAKEUP
+        } else {
+            BPF_RB_NO_WAKEUP
+        };
+        self.entry.submit(u64::from(flags));
+    }
+}
+
+/// An IPv4-mapped address; its first eight bytes are zero already.
 #[inline(always)]
-pub fn ends(event: &mut FlowEvent, asked: &Tuple4, backend: Addr4, backend_port: Port) {
-    event.src = asked.src.mapped();
-    event.dst = asked.dst.mapped();
-    event.backend = backend.mapped();
-    event.src_port = asked.sport;
-    event.dst_port = asked.dport;
-    event.backend_port = backend_port;
+fn map(field: &mut [u8; 16], addr: Addr4) {
+    let words = field.as_mut_ptr().cast::<u32>();
+    // SAFETY: the fields of an event that hold addresses are at multiples of 8 (asserted in `strake-abi`).
+    unsafe {
+        *words.add(2) = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+        *words.add(3) = addr.0;
+    }
 }
 
 /// A flow begins. `asked` is what its opener asked for.
 #[inline(never)]
 pub fn opened(hook: Hook, proto: u8, asked: &Tuple4, row: &Conntrack) {
     let Some(config) = maps::config() else { return };
-    let mut event = FlowEvent {
-        timestamp_ns: row.created_ns,
-        cookie: row.cookie,
-        kind: EventKind::Open as u8,
-        verdict: Verdict::Forwarded as u8,
-        hook: hook as u8,
-        proto,
-        service_id: row.service_id,
-        backend_id: row.backend_id,
-        ifindex: row.ifindex,
-        ..FlowEvent::default()
-    };
-    ends(&mut event, asked, row.to.dst, row.to.dport);
-    send(config, &event);
+    let Some(mut event) = Event::begin(config, EventKind::Open, hook, proto) else { return };
+    event.ends(asked, row.to.dst, row.to.dport);
+    let fields = event.fields();
+    fields.timestamp_ns = row.created_ns;
+    fields.cookie = row.cookie;
+    fields.service_id = row.service_id;
+    fields.backend_id = row.backend_id;
+    fields.ifindex = row.ifindex;
+    event.submit();
 }
 
 /// A flow ends. `original` and `reply` are its rows.
 #[inline(never)]
 pub fn closed(hook: Hook, proto: u8, original: &Conntrack, reply: &Conntrack) {
     let Some(config) = maps::config() else { return };
+    let Some(mut event) = Event::begin(config, EventKind::Close, hook, proto) else { return };
+    event.ends(&reply.to.mirror(), original.to.dst, original.to.dport);
     let now = now_ns();
-    let mut event = FlowEvent {
-        timestamp_ns: now,
-        cookie: original.cookie,
-        packets: original.packets,
-        bytes: original.bytes,
-        reply_packets: reply.packets,
-        reply_bytes: reply.bytes,
-        duration_ns: now.saturating_sub(original.created_ns),
-        kind: EventKind::Close as u8,
-        verdict: Verdict::Forwarded as u8,
-        hook: hook as u8,
-        proto,
-        service_id: original.service_id,
-        backend_id: original.backend_id,
-        ifindex: original.ifindex,
-        ..FlowEvent::default()
-    };
-    ends(&mut event, &reply.to.mirror(), original.to.dst, original.to.dport);
-    send(config, &event);
+    let fields = event.fields();
+    fields.timestamp_ns = now;
+    fields.cookie = original.cookie;
+    fields.packets = original.packets;
+    fields.bytes = original.bytes;
+    fields.reply_packets = reply.packets;
+    fields.reply_bytes = reply.bytes;
+    fields.duration_ns = now.saturating_sub(original.created_ns);
+    fields.service_id = original.service_id;
+    fields.backend_id = original.backend_id;
+    fields.ifindex = original.ifindex;
+    event.submit();
 }
 
-/// Counts and tells a refusal, reading the packet once more for it.
+/// Counts and tells a refusal, reading the packet once more for it. `reason` is a [`DropReason`].
 #[inline(never)]
-fn refused(skb: Skb, hook: Hook, reason: DropReason, verdict: Verdict) {
-    count_drop(reason);
+pub fn refused(skb: Skb, hook: Hook, reason: u8, verdict: Verdict) {
+    increment(&DROPS, u32::from(reason));
     // Every Pod's kernel sends some of these by itself (IPv6 neighbour discovery): a number, not a story.
-    if reason == DropReason::UnsupportedProtocol {
+    if reason == DropReason::UnsupportedProtocol as u8 {
         return;
     }
     let Some(config) = maps::config() else { return };
-    let mut event = FlowEvent {
-        timestamp_ns: now_ns(),
-        kind: EventKind::Drop as u8,
-        verdict: verdict as u8,
-        reason: reason as u8,
-        hook: hook as u8,
-        ifindex: skb.ifindex(),
-        ..FlowEvent::default()
-    };
-    let mut head = [0; HEAD_LEN];
-    if let Some(ip) = ipv4(skb, &mut head) {
-        let mut packet = Packet::new(skb, &head, ip);
-        // Whatever could be read before something was wrong is told.
-        let _ = packet.read(skb, 0);
-        event.proto = ip.proto;
-        event.tcp_flags = packet.tcp_flags;
-        ends(&mut event, &packet.tuple, packet.tuple.dst, packet.tuple.dport);
+    let Some(work) = work() else { return };
+    let packet = &mut work.packet;
+    if !packet.read_ipv4(skb) {
+        if let Some(event) = Event::begin(config, EventKind::Drop, hook, 0) {
+            tell_refusal(event, skb, reason, verdict);
+        }
+        return;
     }
-    send(config, &event);
+    // Whatever could be read before something was wrong is told.
+    let _ = packet.read(skb, 0);
+    if let Some(mut event) = Event::begin(config, EventKind::Drop, hook, packet.ip.proto) {
+        event.ends(&packet.tuple, packet.tuple.dst, packet.tuple.dport);
+        event.fields().tcp_flags = packet.tcp_flags;
+        tell_refusal(event, skb, reason, verdict);
+    }
 }
 
-/// Discards a packet, and says so.
 #[inline(always)]
-pub fn dropped(skb: Skb, hook: Hook, reason: DropReason) -> i32 {
-    refused(skb, hook, reason, Verdict::Dropped);
-    DROP
-}
-
-/// Says that a packet is about to be answered with a refusal.
-#[inline(always)]
-pub fn rejected(skb: Skb, hook: Hook, reason: DropReason) {
-    refused(skb, hook, reason, Verdict::Rejected);
+fn tell_refusal(mut event: Event, skb: Skb, reason: u8, verdict: Verdict) {
+    let fields = event.fields();
+    fields.timestamp_ns = now_ns();
+    fields.verdict = verdict as u8;
+    fields.reason = reason;
+    fields.ifindex = skb.ifindex();
+    event.submit();
 }

@@ -1,23 +1,77 @@
 //! A packet in the kernel: reading, writing and sending it on. The helpers of `sched_cls`, with names and types.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT};
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
     bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use core::mem::MaybeUninit;
 use strake_abi::conntrack::{ConntrackKey, FragmentKey, FragmentPorts, Tuple4};
-use strake_abi::flow::{Counter, DropReason};
+use strake_abi::flow::{Counter, DropReason, Hook, Verdict};
 use strake_abi::{Port, proto};
 use strake_logic::packet::{self, Fragment, HEAD_LEN, Head, Ipv4, Transport};
 
 use crate::maps::{FRAGMENTS, get};
-use crate::report::count;
+use crate::report::{self, count};
 
-/// Go on as if nobody had looked.
-pub const PASS: i32 = TC_ACT_OK;
-/// Discard.
-pub const DROP: i32 = TC_ACT_SHOT;
+/// What becomes of a packet, in one byte.
+///
+/// Functions that are not inlined return this and not a `Result<_, DropReason>`: two bytes are returned through memory,
+/// which costs one of the five arguments, and padding that is sometimes undefined does not pass the verifier.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Action(u8);
+
+/// It goes on as if nobody had looked.
+pub const PASS: Action = Action(TC_ACT_OK as u8);
+/// It is discarded, and somebody has said why.
+pub const DROP: Action = Action(TC_ACT_SHOT as u8);
+/// It goes where a redirect said.
+const REDIRECT: Action = Action(TC_ACT_REDIRECT as u8);
+/// From here on: discarded, and the reason is the difference.
+const REASONS: u8 = 64;
+/// From here on: to be answered with a refusal, and the reason is the difference.
+const REFUSALS: u8 = 128;
+
+/// The packet is to be answered with a refusal, which its hook does ([`crate::refuse`]): from here the stack would not
+/// suffice for it.
+#[inline(always)]
+pub fn refusal(reason: DropReason) -> Action {
+    Action(REFUSALS + reason as u8)
+}
+
+impl Action {
+    /// The reason of a refusal that is to be sent.
+    #[inline(always)]
+    pub const fn refusal(self) -> Option<u8> {
+        if self.0 >= REFUSALS { Some(self.0 - REFUSALS) } else { None }
+    }
+}
+
+/// A result in one byte.
+#[inline(always)]
+pub fn settle(result: Result<Action, DropReason>) -> Action {
+    match result {
+        Ok(action) => action,
+        Err(reason) => Action(REASONS + reason as u8),
+    }
+}
+
+/// What the program returns to the kernel. A reason that nobody has told yet is told.
+#[inline(always)]
+pub fn code(skb: Skb, hook: Hook, action: Action) -> i32 {
+    if action.0 >= REASONS {
+        report::refused(skb, hook, action.0 - REASONS, Verdict::Dropped);
+        return TC_ACT_SHOT;
+    }
+    i32::from(action.0)
+}
+
+/// The helper's word: redirected, or refused.
+#[inline(always)]
+fn redirected(ret: i64) -> Action {
+    if ret as i32 == TC_ACT_REDIRECT { REDIRECT } else { DROP }
+}
 
 /// The kernel's `struct __sk_buff`.
 #[repr(transparent)]
@@ -73,6 +127,15 @@ impl Skb {
         checked(ret)
     }
 
+    /// Overwrites the first `N` bytes of the frame with those of `from`, which has at least as many.
+    #[inline(always)]
+    pub fn store_front<const N: usize, T>(self, from: &T) -> Result<(), DropReason> {
+        const { assert!(N <= size_of::<T>()) };
+        // SAFETY: `from` is readable for N bytes (asserted).
+        let ret = unsafe { bpf_skb_store_bytes(self.0.cast(), 0, core::ptr::from_ref(from).cast(), N as u32, 0) };
+        checked(ret)
+    }
+
     /// Applies a difference to the IPv4 checksum at `offset`.
     #[inline(always)]
     pub fn fix_l3(self, offset: usize, difference: u32) -> Result<(), DropReason> {
@@ -106,23 +169,23 @@ impl Skb {
 
 /// Into the Pod behind the veth `ifindex`, past its queue (only from an ingress hook).
 #[inline(always)]
-pub fn into_pod(ifindex: u32) -> i32 {
+pub fn into_pod(ifindex: u32) -> Action {
     // SAFETY: no memory is involved.
-    unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+    redirected(unsafe { bpf_redirect_peer(ifindex, 0) })
 }
 
 /// Out of an interface as it is.
 #[inline(always)]
-pub fn out_of(ifindex: u32) -> i32 {
+pub fn out_of(ifindex: u32) -> Action {
     // SAFETY: no memory is involved.
-    unsafe { bpf_redirect(ifindex, 0) as i32 }
+    redirected(unsafe { bpf_redirect(ifindex, 0) })
 }
 
 /// Out of an interface to the neighbour that the routing table names for the packet's destination.
 #[inline(always)]
-pub fn out_to_neighbour(ifindex: u32) -> i32 {
+pub fn out_to_neighbour(ifindex: u32) -> Action {
     // SAFETY: no parameters are given.
-    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    redirected(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) })
 }
 
 #[inline(always)]
@@ -143,24 +206,41 @@ pub enum Kind {
     Other,
 }
 
-/// A packet that was read. The head stays where it was loaded to: arrays that move are taken apart by the compiler,
-/// byte by byte, and fill the stack.
-pub struct Packet<'a> {
-    pub head: &'a Head,
+/// A packet that was read. It stays where it is, in [`crate::work::Work`].
+#[repr(C)]
+pub struct Packet {
     pub ip: Ipv4,
     pub tuple: Tuple4,
-    pub kind: Kind,
-    pub tcp_flags: u8,
     /// Bytes of the frame.
     pub len: u32,
+    pub kind: Kind,
+    pub tcp_flags: u8,
+    pub head: Head,
 }
 
-impl<'a> Packet<'a> {
-    /// A packet whose IPv4 header was read, before [`Packet::read`].
+impl Packet {
+    /// Reads the first 34 bytes. False if there are not as many.
     #[inline(always)]
-    pub fn new(skb: Skb, head: &'a Head, ip: Ipv4) -> Self {
-        let tuple = packet::tuple(&ip, Port(0), Port(0));
-        Self { head, ip, tuple, kind: Kind::Other, tcp_flags: 0, len: skb.len() }
+    pub fn read_head(&mut self, skb: Skb) -> bool {
+        self.len = skb.len();
+        skb.load_into(0, &mut self.head)
+    }
+
+    /// Reads the IPv4 header in them. False if it is malformed.
+    #[inline(always)]
+    pub fn read_ip(&mut self) -> bool {
+        let Ok(ip) = packet::ipv4(&self.head, self.len) else { return false };
+        self.ip = ip;
+        self.tuple = packet::tuple(&ip, Port(0), Port(0));
+        self.kind = Kind::Other;
+        self.tcp_flags = 0;
+        true
+    }
+
+    /// Both, for hooks that leave everything but well-formed IPv4 alone.
+    #[inline(always)]
+    pub fn read_ipv4(&mut self, skb: Skb) -> bool {
+        self.read_head(skb) && packet::ether_type(&self.head) == packet::ethertype::IPV4 && self.read_ip()
     }
 
     /// The row of this packet at a border.
@@ -177,11 +257,7 @@ impl<'a> Packet<'a> {
         }
         if self.ip.fragment == Fragment::Later {
             self.kind = Kind::Lost;
-            if let Some(ports) = followed(&self.ip, border) {
-                self.tuple.sport = ports.sport;
-                self.tuple.dport = ports.dport;
-                self.kind = Kind::Flow;
-            }
+            followed(self, border);
             return Ok(());
         }
         if self.ip.l4_len < 8 {
@@ -210,28 +286,22 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Reads the first 34 bytes into `head`, and the IPv4 header in them; nothing if it is not IPv4.
-#[inline(always)]
-pub fn ipv4(skb: Skb, head: &mut Head) -> Option<Ipv4> {
-    if !skb.load_into(0, head) || packet::ether_type(head) != packet::ethertype::IPV4 {
-        return None;
-    }
-    packet::ipv4(head, skb.len()).ok()
-}
-
 const fn fragment_key(ip: &Ipv4, border: u8) -> FragmentKey {
     FragmentKey { src: ip.src, dst: ip.dst, id: ip.id, proto: ip.proto, border }
 }
 
+/// Finds the ports of a later fragment.
 #[inline(never)]
-fn followed(ip: &Ipv4, border: u8) -> Option<FragmentPorts> {
-    let ports = *get!(FRAGMENTS, &fragment_key(ip, border))?;
+fn followed(packet: &mut Packet, border: u8) {
+    let Some(ports) = get!(FRAGMENTS, &fragment_key(&packet.ip, border)) else { return };
+    packet.tuple.sport = ports.sport;
+    packet.tuple.dport = ports.dport;
+    packet.kind = Kind::Flow;
     count(Counter::FragmentFollowed);
-    Some(ports)
 }
 
 #[inline(never)]
-fn remember(packet: &Packet<'_>, border: u8) {
+fn remember(packet: &Packet, border: u8) {
     let ports = FragmentPorts { sport: packet.tuple.sport, dport: packet.tuple.dport };
     // A full LRU map makes room; if it cannot, the later fragments are lost, and counted when they come.
     let _ = FRAGMENTS.insert(&fragment_key(&packet.ip, border), &ports, 0);

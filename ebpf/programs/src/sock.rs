@@ -18,14 +18,14 @@ use aya_ebpf::{EbpfContext, Global};
 use strake_abi::config::Config;
 use strake_abi::conntrack::Tuple4;
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, PodNetns};
-use strake_abi::flow::{Counter, DropReason, EventKind, FlowEvent, Hook, Verdict};
+use strake_abi::flow::{Counter, DropReason, EventKind, Hook, Verdict};
 use strake_abi::service::{Backend, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NO_SOCKET, Service};
 use strake_abi::sock::{SOCK_NAT_FORWARD, SOCK_NAT_REVERSE, SockFlow, SockNat, SockNatKey};
 use strake_abi::{Addr4, Port, proto};
 use strake_logic::choose::is_fresh;
 
 use crate::maps::{self, PODS_BY_NETNS, SOCK_FLOWS, SOCK_NAT, get};
-use crate::report::{count, count_drop, ends, now_ns, seconds, send};
+use crate::report::{Event, count, count_drop, now_ns, seconds};
 use crate::service;
 
 /// The system call goes on.
@@ -298,30 +298,27 @@ fn refuse(socket: &Socket, hook: Hook, service: &Service, pod: Option<&PodNetns>
 fn tell(socket: &Socket, hook: Hook, service: &Service, backend: Option<&Backend>, reason: DropReason) {
     let Some(config) = maps::config() else { return };
     let refused = reason as u8 != DropReason::None as u8;
-    let netns = socket.netns_cookie();
+    let (cookie, netns) = (socket.cookie(), socket.netns_cookie());
     let src = get!(PODS_BY_NETNS, &netns).map_or(Addr4::ANY, |pod| pod.ip);
     let (to, to_port, backend_id) = backend.map_or((socket.addr, socket.port, 0), |b| (b.addr, b.port, b.id));
-    let mut event = FlowEvent {
-        timestamp_ns: now_ns(),
-        cookie: socket.cookie(),
-        // SAFETY: no memory is involved; so below.
-        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
-        netns_cookie: netns,
-        kind: if refused { EventKind::Drop } else { EventKind::Connect } as u8,
-        verdict: if refused { Verdict::Rejected } else { Verdict::Forwarded } as u8,
-        reason: reason as u8,
-        hook: hook as u8,
-        proto: socket.proto,
-        service_id: service.id,
-        backend_id,
-        // SAFETY: see above.
-        pid: unsafe { bpf_get_current_pid_tgid() >> 32 } as u32,
-        ..FlowEvent::default()
-    };
+    let kind = if refused { EventKind::Drop } else { EventKind::Connect };
+    let Some(mut event) = Event::begin(config, kind, hook, socket.proto) else { return };
     let asked = Tuple4 { src, dst: socket.addr, sport: Port(0), dport: socket.port };
-    ends(&mut event, &asked, to, to_port);
+    event.ends(&asked, to, to_port);
+    let fields = event.fields();
     if src == Addr4::ANY {
-        event.src = [0; 16];
+        fields.src = [0; 16];
     }
-    send(config, &event);
+    fields.timestamp_ns = now_ns();
+    fields.cookie = cookie;
+    fields.netns_cookie = netns;
+    fields.verdict = if refused { Verdict::Rejected } else { Verdict::Forwarded } as u8;
+    fields.reason = reason as u8;
+    fields.service_id = service.id;
+    fields.backend_id = backend_id;
+    // SAFETY: no memory is involved; so below.
+    fields.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
+    // SAFETY: see above.
+    fields.pid = unsafe { bpf_get_current_pid_tgid() >> 32 } as u32;
+    event.submit();
 }

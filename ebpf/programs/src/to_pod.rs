@@ -7,34 +7,32 @@ use aya_ebpf::programs::TcContext;
 use strake_abi::conntrack::{BORDER_POD, CT_TRANSLATED, DIRECTION_REPLY};
 use strake_abi::flow::{DropReason, Hook};
 
-use strake_logic::packet::HEAD_LEN;
-
-use crate::report::{dropped, now_ns, seconds};
-use crate::skb::{Kind, PASS, Packet, Skb, ipv4};
+use crate::report::{now_ns, seconds};
+use crate::skb::{Action, Kind, PASS, Skb, code, settle};
 use crate::translate::apply;
+use crate::work::work;
 use crate::{icmp, track};
 
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
-    match run(skb) {
-        Ok(action) => action,
-        Err(reason) => dropped(skb, Hook::ToPod, reason),
-    }
+    code(skb, Hook::ToPod, settle(run(skb)))
 }
 
 #[inline(always)]
-fn run(skb: Skb) -> Result<i32, DropReason> {
-    let mut head = [0; HEAD_LEN];
-    let Some(ip) = ipv4(skb, &mut head) else { return Ok(PASS) };
+fn run(skb: Skb) -> Result<Action, DropReason> {
+    let Some(work) = work() else { return Ok(PASS) };
+    let packet = &mut work.packet;
+    if !packet.read_ipv4(skb) {
+        return Ok(PASS);
+    }
     // What is malformed is the receiver's to judge.
-    let mut packet = Packet::new(skb, &head, ip);
     if packet.read(skb, BORDER_POD).is_err() {
         return Ok(PASS);
     }
     match packet.kind {
         Kind::Flow => {}
-        Kind::IcmpError => return icmp::translate(skb, Hook::ToPod, BORDER_POD, &packet),
+        Kind::IcmpError => return Ok(icmp::translate(skb, Hook::ToPod, BORDER_POD, work)),
         Kind::Lost | Kind::Other => return Ok(PASS),
     }
     let key = packet.key(BORDER_POD);
@@ -42,10 +40,10 @@ fn run(skb: Skb) -> Result<i32, DropReason> {
     if row.direction != DIRECTION_REPLY {
         return Ok(PASS);
     }
-    track::touch(Hook::ToPod, &key, row, &packet, seconds(now_ns()));
+    track::touch(Hook::ToPod, &key, row, packet, seconds(now_ns()));
     if row.flags & CT_TRANSLATED != 0 {
         let to = row.to;
-        apply(skb, &packet, &to)?;
+        apply(skb, packet, &to)?;
     }
     Ok(PASS)
 }

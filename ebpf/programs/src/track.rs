@@ -12,7 +12,8 @@ use strake_logic::{choose, flow};
 use crate::maps::{CONNTRACK, get};
 use crate::report::{self, count, seconds};
 use crate::service::random;
-use crate::skb::Packet;
+use crate::skb::{Packet, Skb};
+use crate::work::Work;
 
 /// How many ports are tried before a flow is refused: with half of the range taken, one flow in 250 is.
 const ATTEMPTS: u32 = 8;
@@ -40,7 +41,7 @@ fn is_peer_live(config: &Config, key: &ConntrackKey, row: &Conntrack, tcp_flags:
 
 /// Accounts a packet to its row, and follows TCP.
 #[inline(always)]
-pub fn touch(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, packet: &Packet<'_>, now_s: u32) {
+pub fn touch(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, packet: &Packet, now_s: u32) {
     row.last_seen_s = now_s;
     row.packets += 1;
     row.bytes += u64::from(packet.len);
@@ -71,37 +72,38 @@ fn follow(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, tcp_flags: u8) {
 }
 
 /// A flow to be written down.
+#[repr(C)]
 pub struct New {
     /// The row of the original direction. `to` is what is wished for; its source port may be changed.
     pub row: Conntrack,
     /// What the opener put on the wire.
     pub key: ConntrackKey,
+    /// The key of the answers.
+    pub reply_key: ConntrackKey,
 }
 
-impl New {
-    /// A flow that `packet` opens.
-    #[inline(always)]
-    pub fn of(packet: &Packet<'_>, border: u8, to: Tuple4, now_ns: u64) -> Self {
-        Self {
-            key: packet.key(border),
-            row: Conntrack {
-                to,
-                last_seen_s: seconds(now_ns),
-                packets: 1,
-                bytes: u64::from(packet.len),
-                created_ns: now_ns,
-                direction: DIRECTION_ORIGINAL,
-                ..Conntrack::default()
-            },
-        }
-    }
+/// Begins `work.new`: a flow that `work.packet` opens.
+#[inline(always)]
+pub fn begin(work: &mut Work, skb: Skb, border: u8, to: Tuple4, now_ns: u64) {
+    work.new.key = work.packet.key(border);
+    work.new.row = Conntrack {
+        to,
+        last_seen_s: seconds(now_ns),
+        packets: 1,
+        bytes: u64::from(work.packet.len),
+        created_ns: now_ns,
+        direction: DIRECTION_ORIGINAL,
+        ifindex: skb.ifindex(),
+        ..Conntrack::default()
+    };
 }
 
-/// Writes both rows of a flow. If another flow already owns the answers that this one would get, another source port
+/// Writes both rows of `work.new`. If another flow already owns the answers that this one would get, another source port
 /// is taken: that is how collisions are found, and how ports are allocated.
 #[inline(never)]
-pub fn open(config: &Config, new: &mut New) -> Result<(), DropReason> {
-    let mut reply = Conntrack {
+pub fn open(config: &Config, work: &mut Work) -> Result<(), DropReason> {
+    let Work { new, reply, .. } = work;
+    *reply = Conntrack {
         to: new.key.tuple.mirror(),
         service_id: new.row.service_id,
         backend_id: new.row.backend_id,
@@ -113,21 +115,21 @@ pub fn open(config: &Config, new: &mut New) -> Result<(), DropReason> {
         cookie: new.row.cookie,
         ..Conntrack::default()
     };
-    let mut key = ConntrackKey { tuple: new.row.to.mirror(), ..new.key };
+    new.reply_key = ConntrackKey { tuple: new.row.to.mirror(), ..new.key };
     let mut attempt = 0;
     loop {
         if new.row.to != new.key.tuple {
             reply.flags |= CT_TRANSLATED;
         }
-        if CONNTRACK.insert(&key, &reply, u64::from(BPF_NOEXIST)).is_ok() {
+        if CONNTRACK.insert(&new.reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
             break;
         }
-        let Some(owner) = get!(CONNTRACK, &key) else { return Err(DropReason::ConntrackFull) };
+        let Some(owner) = get!(CONNTRACK, &new.reply_key) else { return Err(DropReason::ConntrackFull) };
         let ours = owner.to == reply.to && owner.direction == DIRECTION_REPLY;
         let closed = owner.state == FlowState::Closed as u8
-            || !flow::is_live(config, key.proto, owner.state, owner.last_seen_s, new.row.last_seen_s, 0);
+            || !flow::is_live(config, new.key.proto, owner.state, owner.last_seen_s, new.row.last_seen_s, 0);
         if ours || closed {
-            if CONNTRACK.insert(&key, &reply, u64::from(BPF_ANY)).is_err() {
+            if CONNTRACK.insert(&new.reply_key, &*reply, u64::from(BPF_ANY)).is_err() {
                 return Err(DropReason::ConntrackFull);
             }
             break;
@@ -139,7 +141,7 @@ pub fn open(config: &Config, new: &mut New) -> Result<(), DropReason> {
         count(Counter::Collision);
         new.row.to.sport = choose::port(random(), config.snat_port_min, config.snat_port_max);
         reply.flags |= CT_SNAT;
-        key.tuple.dport = new.row.to.sport;
+        new.reply_key.tuple.dport = new.row.to.sport;
     }
     new.row.flags = reply.flags;
     if CONNTRACK.insert(&new.key, &new.row, u64::from(BPF_ANY)).is_err() {

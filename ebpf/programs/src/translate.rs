@@ -10,7 +10,7 @@ use crate::skb::{Packet, Skb};
 
 /// Makes the packet carry the tuple `to`, checksums included.
 #[inline(never)]
-pub fn apply(skb: Skb, packet: &Packet<'_>, to: &Tuple4) -> Result<(), DropReason> {
+pub fn apply(skb: Skb, packet: &Packet, to: &Tuple4) -> Result<(), DropReason> {
     let proto = packet.ip.proto;
     let l4 = packet.ip.l4;
     let differences = rewrite::differences(proto, &packet.tuple, to);
@@ -43,7 +43,7 @@ pub fn turn_ethernet(skb: Skb, head: &Head) -> Result<(), DropReason> {
 
 /// One hop less to live, for packets that do not pass the kernel's own forwarding.
 #[inline(always)]
-pub fn decrement_ttl(skb: Skb, packet: &Packet<'_>) -> Result<(), DropReason> {
+pub fn decrement_ttl(skb: Skb, packet: &Packet) -> Result<(), DropReason> {
     let ttl = packet.ip.ttl;
     if ttl <= 1 {
         return Err(DropReason::TtlExceeded);

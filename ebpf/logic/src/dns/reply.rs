@@ -6,6 +6,7 @@ use strake_abi::proto;
 use super::{HEADER_LEN, Question, Scratch};
 use crate::checksum;
 use crate::packet::{HEAD_LEN, Head, Ipv4};
+use crate::reply::{Frame, put, sum};
 
 /// Ethernet, IPv4, UDP and DNS header.
 pub const FRONT_LEN: usize = HEAD_LEN + 8 + HEADER_LEN;
@@ -89,96 +90,40 @@ fn with_opt(question: &Question, parts: Parts) -> Parts {
     Parts { len: parts.len + OPT_LEN, sum: checksum::add(parts.sum, placed(sum, question.end + parts.len)), ..parts }
 }
 
-/// The first 54 bytes of the reply.
+/// Writes the first [`FRONT_LEN`] bytes of the reply.
 ///
 /// The UDP checksum is what the query's was: absent, left to the device (see [`checksum::is_partial`]) or finished.
 #[inline(always)]
 pub fn front(
+    out: &mut Frame,
     head: &Head,
     ip: &Ipv4,
     udp: &[u8; 8],
     scratch: &Scratch,
     question: &Question,
     parts: &Parts,
-) -> [u8; FRONT_LEN] {
-    let dns_len = question.end + parts.len;
-    let udp_len = (8 + dns_len) as u16;
-    let total = 20 + udp_len;
-
+) {
+    let udp_len = (8 + question.end + parts.len) as u16;
+    crate::reply::turn(out, head, 20 + udp_len, proto::UDP);
+    let [u0, u1] = udp_len.to_be_bytes();
+    put::<34, 8>(out, &[udp[2], udp[3], udp[0], udp[1], u0, u1, 0, 0]);
     let [_, _, _, _, id0, id1, f0, f1] = scratch.message[0].to_ne_bytes();
-    let [_, q1, _, _, _, _, _, additional] = scratch.message[1].to_ne_bytes();
+    let [_, _, _, _, _, _, _, additional] = scratch.message[1].to_ne_bytes();
     // QR, AA and RD as asked; RA, CD as asked, NOERROR.
-    let flags = [0x84 | (f0 & 0x01), 0x80 | (f1 & 0x10)];
-    let authority = 1 - parts.answers;
-    let header: [u8; HEADER_LEN] = [id0, id1, flags[0], flags[1], 0, q1, 0, parts.answers, 0, authority, 0, additional];
-
-    let (tl, ul) = (total.to_be_bytes(), udp_len.to_be_bytes());
-    let mut ip_header: [u8; 20] = [
-        0x45,
-        0,
-        tl[0],
-        tl[1],
-        0,
-        0,
-        0x40,
-        0,
-        64,
-        proto::UDP,
-        0,
-        0,
-        head[30],
-        head[31],
-        head[32],
-        head[33],
-        head[26],
-        head[27],
-        head[28],
-        head[29],
-    ];
-    let [c0, c1] = checksum::finish(checksum::sum(&ip_header), false).to_ne_bytes();
-    ip_header[10] = c0;
-    ip_header[11] = c1;
+    let (high, low) = (0x84 | (f0 & 0x01), 0x80 | (f1 & 0x10));
+    put::<42, HEADER_LEN>(out, &[id0, id1, high, low, 0, 1, 0, parts.answers, 0, 1 - parts.answers, 0, additional]);
 
     let field = u16::from_ne_bytes([udp[6], udp[7]]);
     let pseudo = checksum::pseudo(ip.dst.0, ip.src.0, proto::UDP, udp_len);
-    let sum = if field == 0 {
+    let answer = if field == 0 {
         0
     } else if checksum::is_partial(field, checksum::pseudo(ip.src.0, ip.dst.0, proto::UDP, ip.l4_len)) {
         checksum::fold(pseudo)
     } else {
-        let [t0, t1, y0, y1, ..] = scratch.read(question.end - 4).to_ne_bytes();
-        let asked = placed(checksum::sum(&[t0, t1, y0, y1]), question.end - 4);
-        let ports = checksum::sum(&[udp[2], udp[3], udp[0], udp[1], ul[0], ul[1]]);
-        let total = checksum::add(checksum::add(pseudo, ports), checksum::sum(&header));
-        let total = checksum::add(checksum::add(total, scratch.name_sum), checksum::add(asked, parts.sum));
-        checksum::finish(total, true)
+        let [t0, t1, c0, c1, ..] = scratch.read(question.end - 4).to_ne_bytes();
+        let asked = placed(checksum::sum(&[t0, t1, c0, c1]), question.end - 4);
+        let total = checksum::add(checksum::add(pseudo, sum::<34, 20>(out)), scratch.name_sum);
+        checksum::finish(checksum::add(total, checksum::add(asked, parts.sum)), true)
     };
-    let [s0, s1] = sum.to_ne_bytes();
-
-    let mut out = [0; FRONT_LEN];
-    let mut i = 0;
-    while i < 6 {
-        out[i] = head[6 + i];
-        out[6 + i] = head[i];
-        i += 1;
-    }
-    out[12] = head[12];
-    out[13] = head[13];
-    i = 0;
-    while i < 20 {
-        out[14 + i] = ip_header[i];
-        i += 1;
-    }
-    let udp_header = [udp[2], udp[3], udp[0], udp[1], ul[0], ul[1], s0, s1];
-    i = 0;
-    while i < 8 {
-        out[34 + i] = udp_header[i];
-        i += 1;
-    }
-    i = 0;
-    while i < HEADER_LEN {
-        out[42 + i] = header[i];
-        i += 1;
-    }
-    out
+    put::<40, 2>(out, &answer.to_ne_bytes());
 }

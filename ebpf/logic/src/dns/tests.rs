@@ -75,7 +75,9 @@ fn reply_frame(frame: &[u8], rows: &[(DnsKey, DnsName)]) -> Result<Vec<u8>, Pass
         tail.extend_from_slice(&reply::opt(dnssec_ok));
     }
     assert_eq!(tail.len(), parts.len);
-    let mut out = reply::front(&head, &ip, &udp, &scratch, &asked, &parts).to_vec();
+    let mut front = [0xee; 72];
+    reply::front(&mut front, &head, &ip, &udp, &scratch, &asked, &parts);
+    let mut out = front[..reply::FRONT_LEN].to_vec();
     out.extend_from_slice(&frame[54..42 + asked.end]);
     out.extend_from_slice(&tail);
     Ok(out)

@@ -1,0 +1,78 @@
+//! Every program is accepted by this kernel's verifier, with room to spare.
+
+use std::error::Error as _;
+
+use anyhow::{Context, Result};
+use aya::EbpfLoader;
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError};
+use strake_abi::program::{CLASSIFIERS, SOCK_ADDR, SOCK_RELEASE};
+
+use crate::harness::classifier;
+
+/// The kernel gives up at a million; programs that come near it stop loading with the next kernel.
+const MOST: u32 = 100_000;
+
+fn told(name: &str, result: Result<(), ProgramError>) -> Result<()> {
+    result.map_err(|error| {
+        let source = error.source().map(ToString::to_string).unwrap_or_default();
+        let log = match &error {
+            ProgramError::LoadError { verifier_log, .. } => verifier_log.to_string(),
+            _ => String::new(),
+        };
+        let from = log.len().saturating_sub(6000);
+        anyhow::anyhow!("{name}: {error}: {source}\n{}", log.get(from..).unwrap_or(&log))
+    })
+}
+
+fn load(have_set_retval: u8) -> Result<()> {
+    let mut loader = EbpfLoader::new();
+    let mut bpf = loader
+        .override_global(strake_abi::config::HAVE_SET_RETVAL, &have_set_retval, true)
+        .load(strake_bpf_object::OBJECT)
+        .context("loading the object")?;
+    for name in CLASSIFIERS {
+        told(name, classifier(&mut bpf, name)?.load())?;
+    }
+    for name in SOCK_ADDR {
+        let program: &mut CgroupSockAddr = bpf.program_mut(name).context(name)?.try_into()?;
+        told(name, program.load())?;
+    }
+    let program: &mut CgroupSock = bpf.program_mut(SOCK_RELEASE).context(SOCK_RELEASE)?.try_into()?;
+    told(SOCK_RELEASE, program.load())?;
+
+    println!("{:<16} {:>10} {:>10} {:>12}", "program", "verified", "bytes", "jited bytes");
+    for (name, program) in bpf.programs() {
+        let info = match program {
+            Program::SchedClassifier(p) => p.info()?,
+            Program::CgroupSockAddr(p) => p.info()?,
+            Program::CgroupSock(p) => p.info()?,
+            _ => anyhow::bail!("{name}: a program of a type that nothing attaches"),
+        };
+        let verified = info.verified_instruction_count().unwrap_or(0);
+        let translated = info.size_translated().unwrap_or(0);
+        println!("{name:<16} {verified:>10} {translated:>10} {:>12}", info.size_jitted());
+        assert!(verified < MOST, "{name}: {verified} instructions verified");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_program_is_verified_with_room_to_spare() -> Result<()> {
+    load(1)
+}
+
+#[test]
+fn every_program_loads_without_set_retval() -> Result<()> {
+    load(0)
+}
+
+#[test]
+fn the_object_has_the_maps_that_the_abi_names_and_no_other() -> Result<()> {
+    let bpf = EbpfLoader::new().load(strake_bpf_object::OBJECT)?;
+    let mut found: Vec<&str> = bpf.maps().map(|(name, _)| name).filter(|n| !n.starts_with('.')).collect();
+    let mut named = strake_abi::program::MAPS.to_vec();
+    found.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(found, named);
+    Ok(())
+}

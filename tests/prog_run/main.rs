@@ -1,0 +1,9 @@
+//! Packet in, packet out: each program run by the kernel (`BPF_PROG_TEST_RUN`) on packets made here, and every checksum
+//! of what comes out verified by an independent parser. Nothing is attached; root is needed to load programs.
+
+mod dns;
+mod harness;
+mod load;
+mod network;
+mod service;
+mod spoof;
