@@ -34,6 +34,14 @@ fn openapi_package(go: &str) -> String {
     format!("io.k8s.{}", go.trim_start_matches("k8s.io/").replace('/', "."))
 }
 
+/// A struct that inlines the one of this name.
+fn inlined_in<'a>(types: &'a Packages, name: &str) -> Option<&'a str> {
+    types.iter().find_map(|(outer, go_type)| match go_type {
+        GoType::Struct(fields) if fields.iter().any(|f| f.json.is_empty() && f.go_type == name) => Some(outer.as_str()),
+        _ => None,
+    })
+}
+
 struct Emitter<'a> {
     types: &'a Packages,
     packages: BTreeMap<String, usize>,
@@ -57,20 +65,36 @@ pub fn table(document: &Value, types: &Packages) -> Result<(String, Vec<String>)
             if !fields.is_empty() && fields.iter().all(|f| f.proto.is_none() && f.go_type != TYPE_META) {
                 continue;
             }
-            let definition = &document["definitions"][format!("{}.{short}", openapi_package(&go))];
-            emitter.message(&mut out, short, fields, definition)?;
+            let package = openapi_package(&go);
+            let definition = |short: &str| &document["definitions"][format!("{package}.{short}")];
+            let mut own = definition(short);
+            // A struct that only exists inlined is described where it is.
+            let mut inner = name.as_str();
+            while let (true, Some(outer)) = (own.is_null(), inlined_in(types, inner)) {
+                own = definition(outer.rsplit('.').next().unwrap_or(outer));
+                inner = outer;
+            }
+            emitter.message(&mut out, short, fields, own, inner == name)?;
         }
     }
     Ok((out, emitter.disagreements))
 }
 
 impl Emitter<'_> {
-    fn message(&mut self, out: &mut String, name: &str, fields: &[GoField], definition: &Value) -> Result<()> {
+    /// `complete`: the definition describes this struct alone.
+    fn message(
+        &mut self,
+        out: &mut String,
+        name: &str,
+        fields: &[GoField],
+        definition: &Value,
+        complete: bool,
+    ) -> Result<()> {
         let mut flags = String::new();
         if fields.iter().any(|f| f.go_type == TYPE_META) {
             flags.push('T');
         }
-        if definition["x-kubernetes-map-type"] == "atomic" {
+        if complete && definition["x-kubernetes-map-type"] == "atomic" {
             flags.push('a');
         }
         writeln!(out, "{}", format!("={name} {flags}").trim_end())?;
@@ -105,7 +129,7 @@ impl Emitter<'_> {
             out.push('\n');
         }
         let inlined = fields.iter().any(|f| f.json.is_empty() && f.go_type != TYPE_META);
-        for property in properties.keys().filter(|_| !inlined) {
+        for property in properties.keys().filter(|_| complete && !inlined) {
             if !seen.contains(property.as_str()) && !["apiVersion", "kind"].contains(&property.as_str()) {
                 self.disagreements.push(format!("{name}.{property} is not in the Go types"));
             }
@@ -172,8 +196,10 @@ fn extras(out: &mut String, property: &Value, field: &GoField) -> Result<()> {
             write!(out, ":{}", keys.join(","))?;
         }
     }
-    if text("x-kubernetes-map-type") == Some("atomic") {
-        out.push_str(" a");
+    match text("x-kubernetes-map-type") {
+        Some("atomic") => out.push_str(" a"),
+        Some("granular") => out.push_str(" g"),
+        _ => {}
     }
     if let Some(default) = field.default.as_deref().filter(|d| serde_json::from_str::<Value>(d).is_ok()) {
         write!(out, " d:{default}")?;

@@ -69,7 +69,7 @@ pub fn read(k8s_io: &Path) -> Result<Packages> {
             .filter(|p| {
                 let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
                 name.ends_with(".go")
-                    && (name.starts_with("types") || ["duration.go", "time.go", "micro_time.go"].contains(&name))
+                    && (name.starts_with("types") || ["time.go", "micro_time.go"].contains(&name))
                     && !name.ends_with("_test.go")
                     && !name.contains("swagger")
             })
@@ -157,8 +157,8 @@ fn fields<'a>(
         }
         let proto = tag(tags, "protobuf").and_then(|p| {
             let number = p.split(',').nth(1)?.parse().ok()?;
-            let name = p.split(',').find_map(|o| o.strip_prefix("name="))?.to_owned();
-            Some((number, name))
+            let named = p.split(',').find_map(|o| o.strip_prefix("name="));
+            Some((number, named.unwrap_or(words[0]).to_owned()))
         });
         found.push(GoField {
             json: name,

@@ -33,32 +33,23 @@ fn collect(_kinds: &[&Kind]) -> HashMap<String, Value> {
 
 #[cfg(feature = "descriptions")]
 fn collect(kinds: &[&Kind]) -> HashMap<String, Value> {
-    use k8s_openapi::{
-        List, api, apiextensions_apiserver::pkg::apis::apiextensions, apimachinery::pkg::apis::meta,
-        kube_aggregator::pkg::apis::apiregistration,
-    };
     use schemars::generate::SchemaSettings;
 
     let mut generator = SchemaSettings::openapi3().into_generator();
-    // The lists bring the kinds with them.
     macro_rules! add {
         ($($group:literal: $($path:ident)::+ { $($kind:ident),* })*) => {
-            $($(if kinds.iter().any(|k| k.group == $group && k.kind == stringify!($kind)) {
-                generator.subschema_for::<$($path)::+::$kind>();
-            })*)*
+            $({
+                use k8s_openapi::$($path)::+ as package;
+                $(if kinds.iter().any(|k| k.group == $group && k.kind == stringify!($kind)) {
+                    generator.subschema_for::<package::$kind>();
+                })*
+            })*
         };
     }
-    macro_rules! add_lists {
-        ($($group:literal: $($path:ident)::+ { $($kind:ident),* })*) => {
-            $($(if kinds.iter().any(|k| k.group == $group && k.kind == stringify!($kind)) {
-                generator.subschema_for::<List<$($path)::+::$kind>>();
-            })*)*
-        };
-    }
-    add_lists! {
+    add! {
         "": api::core::v1 { ConfigMap, Endpoints, Event, LimitRange, Namespace, Node, PersistentVolumeClaim,
             PersistentVolume, Pod, PodTemplate, ReplicationController, ResourceQuota, Secret, ServiceAccount, Service }
-        "apiregistration.k8s.io": apiregistration::v1 { APIService }
+        "apiregistration.k8s.io": kube_aggregator::pkg::apis::apiregistration::v1 { APIService }
         "apps": api::apps::v1 { ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet }
         "events.k8s.io": api::events::v1 { Event }
         "batch": api::batch::v1 { CronJob, Job }
@@ -71,28 +62,27 @@ fn collect(kinds: &[&Kind]) -> HashMap<String, Value> {
         "admissionregistration.k8s.io": api::admissionregistration::v1 { MutatingAdmissionPolicy,
             MutatingAdmissionPolicyBinding, MutatingWebhookConfiguration, ValidatingAdmissionPolicy,
             ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration }
-        "apiextensions.k8s.io": apiextensions::v1 { CustomResourceDefinition }
+        "apiextensions.k8s.io": apiextensions_apiserver::pkg::apis::apiextensions::v1 { CustomResourceDefinition }
         "scheduling.k8s.io": api::scheduling::v1 { PriorityClass }
         "coordination.k8s.io": api::coordination::v1 { Lease }
         "node.k8s.io": api::node::v1 { RuntimeClass }
         "discovery.k8s.io": api::discovery::v1 { EndpointSlice }
         "resource.k8s.io": api::resource::v1 { DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice }
         "flowcontrol.apiserver.k8s.io": api::flowcontrol::v1 { FlowSchema, PriorityLevelConfiguration }
-    }
-    add! {
         "": api::core::v1 { Binding, ComponentStatus }
         "authentication.k8s.io": api::authentication::v1 { SelfSubjectReview, TokenReview }
         "authorization.k8s.io": api::authorization::v1 { LocalSubjectAccessReview, SelfSubjectAccessReview,
             SelfSubjectRulesReview, SubjectAccessReview }
+        "autoscaling": api::autoscaling::v1 { HorizontalPodAutoscaler }
+        "autoscaling": api::autoscaling::v2 { HorizontalPodAutoscaler }
     }
-    if kinds.iter().any(|k| k.group == "autoscaling") {
-        generator.subschema_for::<List<api::autoscaling::v1::HorizontalPodAutoscaler>>();
-        generator.subschema_for::<List<api::autoscaling::v2::HorizontalPodAutoscaler>>();
-    }
+    // What subresources and every group use.
+    use k8s_openapi::{api, apimachinery::pkg::apis::meta::v1 as meta};
     generator.subschema_for::<api::autoscaling::v1::Scale>();
     generator.subschema_for::<api::policy::v1::Eviction>();
     generator.subschema_for::<api::authentication::v1::TokenRequest>();
-    generator.subschema_for::<meta::v1::DeleteOptions>();
-    generator.subschema_for::<meta::v1::Status>();
+    generator.subschema_for::<meta::DeleteOptions>();
+    generator.subschema_for::<meta::ListMeta>();
+    generator.subschema_for::<meta::Status>();
     generator.take_definitions(true).into_iter().collect()
 }

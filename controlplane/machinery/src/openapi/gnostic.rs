@@ -179,7 +179,7 @@ fn parameter(p: &Value) -> Bytes {
         // Query parameters have allowEmptyValue in between, which moves the type by one.
         let path = p["in"] == "path";
         inner.text(if path { 5 } else { 6 }, &p["type"]);
-        inner.flag(if path { 18 } else { 19 }, &p["uniqueItems"]);
+        inner.flag(if path { 19 } else { 20 }, &p["uniqueItems"]);
         let mut non_body = Bytes::default();
         non_body.message(if path { 4 } else { 3 }, inner);
         parameter.message(2, non_body);

@@ -168,8 +168,8 @@ impl Writer<'_> {
                 (Verbs::UPDATE, "put"),
             ] {
                 if sub.verbs.contains(verb) {
-                    let verb = if sub.name == "log" { "read" } else { "connect" };
-                    operations.push(self.operation(method, verb, verb, &parameters, None, "", self.kind.namespaced));
+                    let (verb, action) = if sub.name == "log" { ("read", "get") } else { ("connect", "connect") };
+                    operations.push(self.operation(method, verb, action, &parameters, None, "", self.kind.namespaced));
                 }
             }
         } else {

@@ -175,8 +175,9 @@ impl Writer<'_> {
         if !field.map_keys.is_empty() {
             map.insert("x-kubernetes-list-map-keys".into(), json!(field.map_keys));
         }
-        if field.atomic {
-            map.insert("x-kubernetes-map-type".into(), json!("atomic"));
+        if field.atomic || field.granular {
+            let map_type = if field.atomic { "atomic" } else { "granular" };
+            map.insert("x-kubernetes-map-type".into(), json!(map_type));
         }
         property
     }

@@ -20,6 +20,7 @@ pub(super) const fn type_meta(name: &'static str) -> Field {
         list_type: None,
         map_keys: Vec::new(),
         atomic: false,
+        granular: false,
         default: None,
     }
 }
@@ -99,6 +100,7 @@ fn field(line: &'static str, names: &HashMap<(usize, &'static str), MessageId>) 
     for word in words {
         match word.split_once(':') {
             None if word == "a" => field.atomic = true,
+            None if word == "g" => field.granular = true,
             Some(("k", key)) => field.merge_key = Some(key),
             Some(("p", strategy)) => {
                 for s in strategy.split(',') {

@@ -9,7 +9,8 @@
 //!                                    "-" written even when zero; then, in any order,
 //! ports 6 [9.ContainerPort k:containerPort p:merge l:map:containerPort,protocol
 //!                                    k: merge key   p: patch strategy   l: list type and map keys
-//!                                    a  the field is replaced whole     d: default, JSON, to the end of the line
+//!                                    a  the field is replaced whole, g it is not although its type is
+//!                                    d: default, JSON, to the end of the line
 //! ^volumeSource 2 9.VolumeSource     a message in protobuf whose fields appear beside the others in JSON
 //! ```
 //!
@@ -27,8 +28,8 @@ use std::sync::OnceLock;
 
 pub use body::{Body, parse_json};
 pub use decode::{
-    Decoded, decode_json, decode_json_as, decode_value, decode_value_as, normalize, normalize_as, prune, strict_error,
-    unknown_fields, unknown_fields_as,
+    Decoded, Misfit, decode_json, decode_json_as, decode_value, decode_value_as, normalize, normalize_as, prune,
+    strict_error, unknown_fields, unknown_fields_as,
 };
 
 pub(crate) use decode::{JSON_SCHEMA_PROPS, omitted};
@@ -102,6 +103,8 @@ pub struct Field {
     pub map_keys: Vec<&'static str>,
     /// Server-side apply treats the object as one value.
     pub atomic: bool,
+    /// Server-side apply looks into the object, whatever its message says.
+    pub granular: bool,
     /// JSON text of the declared default.
     pub default: Option<&'static str>,
 }
@@ -231,6 +234,8 @@ mod tests {
         let (owner, field) = schema.json_field(volume, "emptyDir").unwrap();
         assert_eq!((owner.short, field.number), ("VolumeSource", 2));
         assert!(schema.json_field(volume, "volumeSource").is_none());
+        let ephemeral = schema.message("io.k8s.api.core.v1.EphemeralContainer").unwrap();
+        assert!(schema.json_field(ephemeral, "image").is_some());
         let pod = schema.message("io.k8s.api.core.v1.Pod").unwrap();
         assert_eq!(schema.json_field(pod, "kind").unwrap().1.number, 0);
     }
