@@ -1,1 +1,46 @@
-//! strake-datapath
+//! The datapath: a snapshot of the cluster becomes map entries, and programs answer from them.
+//!
+//! ```text
+//!   World ──compile──► Desired ──check──► Desired ──diff──► Plan ──apply──► pinned maps ◄── programs
+//!          (pure)               (pure)      ▲      (pure)                      │
+//!                                           └────── Installed ◄── read back ───┘  at the start
+//! ```
+//!
+//! Knows BPF and, in `compile` only, the snapshot's types. It does not know the Kubernetes API, the CNI plugin or gRPC.
+
+mod check;
+mod compile;
+mod config;
+mod datapath;
+mod desired;
+mod diff;
+mod endpoint;
+mod features;
+mod installed;
+mod loader;
+mod maps;
+mod plan;
+mod slices;
+mod sockdiag;
+mod stale;
+mod status;
+mod sys;
+mod trace;
+
+pub use check::{Violation, check};
+pub use compile::{Runtime, compile};
+pub use config::{Config, MapSizes};
+pub use datapath::{ApplyOutcome, Datapath, Error};
+pub use desired::{Desired, Frontend, Name, Set, ShowKey, Target, Warning, exists_key, key_order};
+pub use diff::{DiffError, diff};
+pub use endpoint::{EndpointError, EndpointSpec};
+pub use features::{FeatureError, Features, probe_kernel};
+pub use installed::{Contents, Installed};
+pub use loader::{Attachment, LoadError, cleanup, cleanup_clsact, maps_folder};
+pub use maps::{MapsError, Occupancy};
+pub use plan::{Maps, Plan, apply};
+pub use slices::{Extent, GRACE, NoRoom, Slices};
+pub use sockdiag::SockDiagError;
+pub use stale::Swept;
+pub use status::{Applied, Attached, EndpointStatus, Notice, Status, Totals};
+pub use trace::{Trace, TracedBackend, TracedFrontend, TracedName};

@@ -1,0 +1,183 @@
+//! Invariants a `Desired` must keep. One that breaks any is refused as a whole and the kernel keeps the last good one:
+//! a wrong map is worse than an old one.
+//!
+//! May not know: how a `Desired` is made or applied.
+
+use std::collections::{HashMap, HashSet};
+
+use strake_abi::addr::Addr4;
+use strake_abi::dns::{DNS_HAS_A, NAME_MAX};
+use strake_abi::proto;
+use strake_abi::service::{SCOPE_EXTERNAL, SERVICE_NODE_PORT, ServiceKey};
+use strake_logic::dns::table::WireName;
+
+use crate::config::MapSizes;
+use crate::desired::{Desired, ShowKey, Target};
+
+/// Longest ClientIP affinity the API allows, in seconds.
+const AFFINITY_MAX_S: u32 = 86_400;
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("frontend {key} points at set {set} of {sets}")]
+    NoSuchSet { key: String, set: usize, sets: usize },
+    #[error("frontend {key} stands twice")]
+    DuplicateFrontend { key: String },
+    #[error("frontend {key} has port 0 or a scope that does not exist")]
+    MalformedKey { key: String },
+    #[error("frontend {key} is of another protocol than its set {owner}")]
+    ProtocolMismatch { key: String, owner: String },
+    #[error("frontend {key}: only a NodePort, within {first}-{last}, has the address 0.0.0.0, and it has no other")]
+    NodePortAddress { key: String, first: u16, last: u16 },
+    #[error("frontend {key} is the cluster DNS address, which is not load-balanced")]
+    ClusterDns { key: String },
+    #[error("set {owner}: protocol {proto} is neither TCP nor UDP")]
+    Protocol { owner: String, proto: u8 },
+    #[error("set {owner}: backend {addr}:{port} is not an address a packet can be sent to")]
+    BackendAddress { owner: String, addr: Addr4, port: u16 },
+    #[error("set {owner}: backends are not in order or not unique at {addr}:{port}")]
+    BackendOrder { owner: String, addr: Addr4, port: u16 },
+    #[error("set {owner}: affinity of {seconds} s is longer than {AFFINITY_MAX_S} s")]
+    Affinity { owner: String, seconds: u32 },
+    #[error("name row {row}: length {length} is not within 1..={NAME_MAX} or its hash is not its key")]
+    Name { row: usize, length: u16 },
+    #[error("name row {row} has the key of row {other}")]
+    DuplicateName { row: usize, other: usize },
+    #[error("name row {row} points at set {set} of {sets}")]
+    NameSet { row: usize, set: usize, sets: usize },
+    #[error("{map} needs {needed} entries and has room for {room}")]
+    TooMany { map: &'static str, needed: usize, room: u32 },
+    #[error("CONFIG says ABI version {found}, this agent speaks {}", strake_abi::ABI_VERSION)]
+    AbiVersion { found: u32 },
+    #[error("source ports {snat_min}-{snat_max} are empty or overlap NodePorts {node_min}-{node_max}")]
+    PortRanges { snat_min: u16, snat_max: u16, node_min: u16, node_max: u16 },
+}
+
+/// Every broken invariant, or nothing.
+pub fn check(desired: &Desired, sizes: &MapSizes) -> Result<(), Vec<Violation>> {
+    let mut violations = Vec::new();
+    config(desired, &mut violations);
+    sets(desired, &mut violations);
+    frontends(desired, &mut violations);
+    names(desired, &mut violations);
+    let members: usize =
+        desired.sets.iter().filter(|set| set.sticky()).map(|s| s.backends.len() + s.lingering.len()).sum();
+    let backends = desired.sets.iter().map(|set| set.backends.len()).sum();
+    for (map, needed, room) in [
+        (strake_abi::service::SERVICES, desired.frontends.len() + desired.cluster_ips.len(), sizes.services),
+        (strake_abi::service::BACKENDS, backends, sizes.backends),
+        (strake_abi::service::MEMBERS, members, sizes.members),
+        (strake_abi::dns::DNS_NAMES, desired.names.len(), sizes.dns_names),
+        (strake_abi::endpoint::NODES, desired.nodes.len(), sizes.nodes),
+    ] {
+        if needed > room as usize {
+            violations.push(Violation::TooMany { map, needed, room });
+        }
+    }
+    if violations.is_empty() { Ok(()) } else { Err(violations) }
+}
+
+fn config(desired: &Desired, violations: &mut Vec<Violation>) {
+    let config = &desired.config;
+    if config.abi_version != strake_abi::ABI_VERSION {
+        violations.push(Violation::AbiVersion { found: config.abi_version });
+    }
+    let (snat_min, snat_max) = (config.snat_port_min, config.snat_port_max);
+    let (node_min, node_max) = (config.node_port_min, config.node_port_max);
+    if snat_min == 0 || snat_min > snat_max || (snat_min <= node_max && node_min <= snat_max) {
+        violations.push(Violation::PortRanges { snat_min, snat_max, node_min, node_max });
+    }
+}
+
+fn sets(desired: &Desired, violations: &mut Vec<Violation>) {
+    for set in &desired.sets {
+        let owner = || set.owner.to_string();
+        if !matches!(set.proto, proto::TCP | proto::UDP) {
+            violations.push(Violation::Protocol { owner: owner(), proto: set.proto });
+        }
+        if set.affinity_timeout_s > AFFINITY_MAX_S {
+            violations.push(Violation::Affinity { owner: owner(), seconds: set.affinity_timeout_s });
+        }
+        let mut seen = HashSet::new();
+        for list in [&set.backends, &set.lingering] {
+            let mut last: Option<&Target> = None;
+            for target in list {
+                let (addr, port) = (target.addr, target.port.get());
+                let first = addr.octets()[0];
+                if first == 0 || first == 127 || first >= 224 || port == 0 {
+                    violations.push(Violation::BackendAddress { owner: owner(), addr, port });
+                }
+                let ordered = last.is_none_or(|last| last.order() < target.order());
+                if !ordered || !seen.insert(target.order()) {
+                    violations.push(Violation::BackendOrder { owner: owner(), addr, port });
+                }
+                last = Some(target);
+            }
+        }
+    }
+}
+
+fn frontends(desired: &Desired, violations: &mut Vec<Violation>) {
+    let mut seen: HashSet<ServiceKey> = HashSet::new();
+    for frontend in &desired.frontends {
+        let key = || ShowKey(&frontend.key).to_string();
+        let ServiceKey { addr, port, proto, scope } = frontend.key;
+        if !seen.insert(frontend.key) {
+            violations.push(Violation::DuplicateFrontend { key: key() });
+        }
+        if port.get() == 0 || scope > SCOPE_EXTERNAL {
+            violations.push(Violation::MalformedKey { key: key() });
+        }
+        let (first, last) = (desired.config.node_port_min, desired.config.node_port_max);
+        let is_node_port = frontend.flags & SERVICE_NODE_PORT != 0;
+        if is_node_port != (addr == Addr4::ANY) || (is_node_port && !(first..=last).contains(&port.get())) {
+            violations.push(Violation::NodePortAddress { key: key(), first, last });
+        }
+        if addr == desired.config.cluster_dns && addr != Addr4::ANY {
+            violations.push(Violation::ClusterDns { key: key() });
+        }
+        match desired.sets.get(frontend.set) {
+            None => {
+                violations.push(Violation::NoSuchSet { key: key(), set: frontend.set, sets: desired.sets.len() });
+            }
+            Some(set) if set.proto != proto => {
+                violations.push(Violation::ProtocolMismatch { key: key(), owner: set.owner.to_string() });
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn names(desired: &Desired, violations: &mut Vec<Violation>) {
+    let mut rows = HashMap::new();
+    for (row, name) in desired.names.iter().enumerate() {
+        let length = name.value.name_len;
+        let bytes: Vec<u8> = name.value.name.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let wire = bytes.get(..usize::from(length)).and_then(dotted);
+        let key = wire.and_then(|name| WireName::from_dotted(&name)).map(|name| name.key());
+        if name.value.flags & DNS_HAS_A == 0 || key != Some(name.key) {
+            violations.push(Violation::Name { row, length });
+        }
+        if let Some(other) = rows.insert(name.key, row) {
+            violations.push(Violation::DuplicateName { row, other });
+        }
+        if let Some(set) = name.set.filter(|set| *set >= desired.sets.len()) {
+            violations.push(Violation::NameSet { row, set, sets: desired.sets.len() });
+        }
+    }
+}
+
+/// The dotted form of a whole wire name.
+fn dotted(mut wire: &[u8]) -> Option<String> {
+    let mut labels = Vec::new();
+    while let Some((&length, rest)) = wire.split_first() {
+        if length == 0 {
+            return rest.is_empty().then(|| labels.join("."));
+        }
+        let (label, rest) = rest.split_at_checked(usize::from(length))?;
+        labels.push(std::str::from_utf8(label).ok()?);
+        wire = rest;
+    }
+    None
+}

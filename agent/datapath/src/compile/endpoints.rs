@@ -1,0 +1,101 @@
+//! Which endpoints serve a Service port, as kube-proxy categorises them (KEP-1669 for terminating ones).
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use strake_abi::addr::Port;
+use strake_abi::service::{BACKEND_HOST, BACKEND_LOCAL};
+use strake_state::{Endpoint, Service, ServicePort, World};
+
+use super::NodeView;
+use crate::desired::Target;
+
+/// Endpoints for one traffic policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Chosen {
+    pub backends: Vec<Target>,
+    /// Terminating and still serving, but not chosen for new connections.
+    pub lingering: Vec<Target>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Selection {
+    /// For policy Cluster: the ready ones of every node, or else the terminating ones that still serve.
+    pub cluster: Chosen,
+    /// For policy Local: the same among this node's.
+    pub local: Chosen,
+    /// Some node has an endpoint that can serve.
+    pub anywhere: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Condition {
+    Ready,
+    ServingTerminating,
+}
+
+pub(super) fn select(world: &World, node: &NodeView, service: &Service, port: &ServicePort) -> Selection {
+    // An endpoint may stand in two slices while the controller moves it; the better condition counts.
+    let mut found: HashMap<(Ipv4Addr, u16), (Condition, bool, Target)> = HashMap::new();
+    for slice in world.slices_of(&service.name) {
+        let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
+        for number in numbers.map(|p| p.port) {
+            for endpoint in &slice.endpoints {
+                let Some(condition) = condition(endpoint) else { continue };
+                let on_this_node = endpoint.node.as_deref() == Some(&*node.name);
+                // All addresses of an endpoint are fungible; consumers take the first (EndpointSlice API).
+                let Some(IpAddr::V4(ip)) = endpoint.addresses.first() else { continue };
+                if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast() {
+                    continue;
+                }
+                let target =
+                    Target { addr: (*ip).into(), port: Port::new(number), flags: flags(node, *ip, on_this_node) };
+                let entry = found.entry((*ip, number)).or_insert((condition, on_this_node, target));
+                if condition < entry.0 {
+                    *entry = (condition, on_this_node, target);
+                }
+            }
+        }
+    }
+    let mut found: Vec<_> = found.into_values().collect();
+    found.sort_by_key(|(_, _, target)| target.order());
+    let all = |_: bool| true;
+    Selection {
+        anywhere: !found.is_empty(),
+        cluster: choose(&found, all),
+        local: choose(&found, |on_this_node| on_this_node),
+    }
+}
+
+fn choose(found: &[(Condition, bool, Target)], eligible: impl Fn(bool) -> bool) -> Chosen {
+    let of = |wanted: Condition| -> Vec<Target> {
+        let eligible = found.iter().filter(|(condition, local, _)| *condition == wanted && eligible(*local));
+        eligible.map(|(_, _, target)| *target).collect()
+    };
+    let (ready, terminating) = (of(Condition::Ready), of(Condition::ServingTerminating));
+    if ready.is_empty() {
+        Chosen { backends: terminating, lingering: Vec::new() }
+    } else {
+        Chosen { backends: ready, lingering: terminating }
+    }
+}
+
+fn condition(endpoint: &Endpoint) -> Option<Condition> {
+    if endpoint.ready {
+        Some(Condition::Ready)
+    } else if endpoint.serving && endpoint.terminating {
+        Some(Condition::ServingTerminating)
+    } else {
+        None
+    }
+}
+
+fn flags(node: &NodeView, ip: Ipv4Addr, on_this_node: bool) -> u8 {
+    if node.addresses.contains(&ip) {
+        BACKEND_LOCAL | BACKEND_HOST
+    } else if on_this_node || node.pod_cidr.is_some_and(|cidr| cidr.contains(ip)) {
+        BACKEND_LOCAL
+    } else {
+        0
+    }
+}

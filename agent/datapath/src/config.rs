@@ -1,0 +1,116 @@
+//! What the agent tells the datapath about its node. Everything that is a path, a name or a size is here.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use ipnetwork::Ipv4Network;
+
+/// How a node's datapath is set up. Paths and names are those of the network and mount namespace that the calling
+/// process is in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// cgroup2 folder whose processes get the socket hooks.
+    pub cgroup_root: PathBuf,
+    /// Folder on a bpffs for pinned maps and links; made if missing. One folder a node.
+    pub bpf_root: PathBuf,
+    /// Interface towards the network. None: no NodePort from outside and no masquerade.
+    pub uplink: Option<String>,
+    /// The node's address on the uplink. None: the first IPv4 InternalIP of its Node object.
+    pub node_ip: Option<Ipv4Addr>,
+    /// The node's Pod prefix. None: that of its Node object.
+    pub pod_cidr: Option<Ipv4Network>,
+    pub cluster_cidr: Ipv4Network,
+    pub service_cidr: Ipv4Network,
+    /// Address of the cluster DNS Service: never load-balanced, see SERVICE `kube-system/kube-dns`.
+    pub cluster_dns: Ipv4Addr,
+    /// The cluster's domain, no dot at either end.
+    pub cluster_domain: String,
+    /// The Pods' default gateway (link-local, the same on every veth).
+    pub pod_gateway: Ipv4Addr,
+    /// First and last NodePort.
+    pub node_ports: (u16, u16),
+    /// First and last port of source translation; must not overlap with `ip_local_port_range` or NodePorts.
+    pub snat_ports: (u16, u16),
+    /// Masquerade what Pods send out of the cluster.
+    pub masquerade: bool,
+    /// Answer Service names in the kernel.
+    pub dns: bool,
+    /// Report flows through the ring buffer.
+    pub events: bool,
+    /// Also report connections that no Service is part of.
+    pub track_all: bool,
+    pub sizes: MapSizes,
+    /// Pinned state of another ABI_VERSION is removed (flows of the packet path are cut) instead of refused.
+    pub discard_incompatible: bool,
+    /// Attach with clsact even where tcx exists (for tests of older kernels' way).
+    pub force_clsact: bool,
+}
+
+impl Config {
+    /// A node named `node_name` with the addresses of the stock cluster.
+    pub fn new(node_name: &str, cgroup_root: impl Into<PathBuf>, bpf_root: impl Into<PathBuf>) -> Self {
+        let net = |a, b, len| Ipv4Network::new(Ipv4Addr::new(a, b, 0, 0), len);
+        let whole = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
+        Self {
+            node_name: node_name.into(),
+            cgroup_root: cgroup_root.into(),
+            bpf_root: bpf_root.into(),
+            uplink: None,
+            node_ip: None,
+            pod_cidr: None,
+            cluster_cidr: net(10, 244, 16).unwrap_or(whole),
+            service_cidr: net(10, 96, 16).unwrap_or(whole),
+            cluster_dns: Ipv4Addr::new(10, 96, 0, 10),
+            cluster_domain: "cluster.local".into(),
+            pod_gateway: Ipv4Addr::new(169, 254, 1, 1),
+            node_ports: (30_000, 32_767),
+            snat_ports: (61_000, 65_535),
+            masquerade: true,
+            dns: true,
+            events: true,
+            track_all: true,
+            sizes: MapSizes::default(),
+            discard_incompatible: false,
+            force_clsact: false,
+        }
+    }
+}
+
+/// Entries of the maps, fixed when they are first made (pinned maps keep their size).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Frontends: about two for a ClusterIP port, two more for its NodePort.
+    pub services: u32,
+    pub backends: u32,
+    pub members: u32,
+    pub affinity: u32,
+    pub sock_flows: u32,
+    pub sock_nat: u32,
+    pub conntrack: u32,
+    pub endpoints: u32,
+    pub nodes: u32,
+    pub dns_names: u32,
+    /// Bytes; a power of two and a multiple of the page size.
+    pub events: u32,
+}
+
+impl Default for MapSizes {
+    /// Room for 30,000 Services of 4 endpoints, and 64k connections of each path.
+    fn default() -> Self {
+        Self {
+            services: 131_072,
+            backends: 262_144,
+            members: 131_072,
+            affinity: 65_536,
+            sock_flows: 65_536,
+            sock_nat: 65_536,
+            conntrack: 131_072,
+            endpoints: 1_024,
+            nodes: 16_384,
+            dns_names: 65_536,
+            events: 1 << 20,
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The running datapath of a node: one handle that the agent shares.
+//!
+//! Everything under one lock: applies and endpoints are rare and short, and the packet path never waits for it.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use strake_abi::flow::{Counter, DropReason, EventKind};
+use strake_state::{ObjectName, World};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::check::{Violation, check};
+use crate::compile::{Runtime, compile};
+use crate::config::Config;
+use crate::desired::Desired;
+use crate::diff::{DiffError, diff};
+use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
+use crate::features::{Features, own_netns_cookie};
+use crate::installed::Installed;
+use crate::loader::{self, LoadError, Loaded, maps_folder};
+use crate::maps::{KernelMaps, MapsError, Occupancy};
+use crate::plan;
+use crate::stale::sweep;
+use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
+use crate::sys;
+use crate::trace::{Trace, trace};
+
+/// What may go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("setting up the datapath")]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error("planning the maps' update")]
+    Diff(#[from] DiffError),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error("snapshot {generation} breaks {} invariants, the kernel keeps the last good one; first: {}", violations.len(), violations.first().map_or_else(String::new, ToString::to_string))]
+    Refused { generation: u64, violations: Vec<Violation> },
+}
+
+/// What became of a snapshot.
+#[derive(Clone, Debug)]
+pub enum ApplyOutcome {
+    /// The first complete view of the cluster is still to come; nothing is touched before it.
+    NotSynced,
+    /// The maps hold that already.
+    Unchanged,
+    Applied(Applied),
+}
+
+/// A handle on the node's datapath; clones share it. Dropping the last one leaves programs, maps and links in place.
+#[derive(Clone)]
+pub struct Datapath {
+    inner: Arc<Mutex<Inner>>,
+    config: Arc<Config>,
+}
+
+struct Inner {
+    loaded: Loaded,
+    maps: KernelMaps,
+    /// None after a failed write: read back before the next diff.
+    installed: Option<Installed>,
+    runtime: Runtime,
+    endpoints: Endpoints,
+    world: Arc<World>,
+    desired: Desired,
+    last: Option<Applied>,
+    totals: Totals,
+    last_error: Option<String>,
+}
+
+impl Datapath {
+    /// Loads the programs, takes over or makes the pinned maps, and attaches to the cgroup and the uplink. What an
+    /// agent before us left keeps working without a gap. Blocks for some 100 ms (the kernel verifies the programs).
+    pub fn start(config: Config) -> Result<Self, Error> {
+        let started = Instant::now();
+        let mut loaded = loader::load(&config)?;
+        let mut maps = KernelMaps::open(&maps_folder(&config.bpf_root))?;
+        let runtime = Runtime {
+            uplink_ifindex: loaded.uplink_ifindex,
+            host_netns_cookie: if loaded.features.netns_cookie { own_netns_cookie().unwrap_or(0) } else { 0 },
+        };
+        let mut installed = Installed::new(maps.contents()?, maps.slots());
+        let fresh = installed.config.abi_version == 0;
+        if fresh {
+            // The programs must not run without a CONFIG: what they know before the first snapshot is the node alone.
+            let empty = World { node_name: config.node_name.as_str().into(), ..World::default() };
+            let desired = compile(&empty, &config, runtime);
+            let (plan, after) = diff(&installed, &desired)?;
+            plan::apply(&plan, &mut maps)?;
+            installed = after;
+        }
+        loaded.attach_uplink(config.uplink.as_deref())?;
+        loaded.attach_sockets(&config.cgroup_root)?;
+        info!(
+            took_ms = started.elapsed().as_millis() as u64,
+            kernel = loaded.features.kernel,
+            taken_over = !fresh,
+            services = installed.services.len(),
+            "datapath attached"
+        );
+        let inner = Inner {
+            loaded,
+            maps,
+            installed: Some(installed),
+            runtime,
+            endpoints: Endpoints::default(),
+            world: Arc::default(),
+            desired: Desired::default(),
+            last: None,
+            totals: Totals::default(),
+            last_error: None,
+        };
+        Ok(Self { inner: Arc::new(Mutex::new(inner)), config: Arc::new(config) })
+    }
+
+    /// Applies every snapshot that comes, until `token` is cancelled or the sender is gone. Errors are logged, counted
+    /// and shown by [`Datapath::status`]; the next snapshot tries again.
+    pub async fn run(&self, mut worlds: watch::Receiver<Arc<World>>, token: CancellationToken) {
+        loop {
+            let world = worlds.borrow_and_update().clone();
+            let this = self.clone();
+            let applied = tokio::task::spawn_blocking(move || this.apply(&world)).await;
+            match applied {
+                Ok(Ok(ApplyOutcome::Applied(applied))) => debug!(?applied, "snapshot applied"),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => error!(error = display_chain(&error), "snapshot not applied"),
+                Err(error) => error!(%error, "applying a snapshot panicked"),
+            }
+            tokio::select! {
+                () = token.cancelled() => return,
+                changed = worlds.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Brings the maps to what the snapshot says. Every packet sees the old or the new state of each Service.
+    pub fn apply(&self, world: &Arc<World>) -> Result<ApplyOutcome, Error> {
+        let inner = &mut *self.inner.lock();
+        let result = inner.apply(world, &self.config);
+        match &result {
+            Ok(ApplyOutcome::Applied(applied)) => {
+                inner.totals.applied += 1;
+                inner.last = Some(applied.clone());
+                inner.last_error = None;
+            }
+            Ok(ApplyOutcome::Unchanged) => {
+                inner.totals.unchanged += 1;
+                inner.last_error = None;
+            }
+            Ok(ApplyOutcome::NotSynced) => {}
+            Err(error) => {
+                match error {
+                    Error::Refused { .. } => inner.totals.refused += 1,
+                    _ => inner.totals.failed += 1,
+                }
+                inner.last_error = Some(display_chain(error));
+            }
+        }
+        result
+    }
+
+    /// Serves a Pod's interface: when this returns, its first packet is answered. Again with the same interface is
+    /// harmless, and exchanges programs in place.
+    pub fn add_endpoint(&self, spec: EndpointSpec) -> Result<(), Error> {
+        let inner = &mut *self.inner.lock();
+        let cookies = inner.loaded.features.netns_cookie;
+        let (interface, ifindex) = (spec.interface.clone(), spec.ifindex);
+        let known = inner.endpoints.learn(spec, cookies, &inner.world)?;
+        inner.endpoints.write(known, &mut inner.maps)?;
+        inner.loaded.attach_pod(&interface, ifindex)?;
+        Ok(())
+    }
+
+    /// Forgets a Pod's interface, which may be gone. Returns whether it was known.
+    pub fn remove_endpoint(&self, interface: &str) -> Result<bool, Error> {
+        let inner = &mut *self.inner.lock();
+        // The programs first: without rows they would drop what they cannot attribute, which is right, but is not
+        // worth an event for each packet of a Pod that is going.
+        inner.loaded.detach_pod(interface)?;
+        Ok(inner.endpoints.remove(interface, &mut inner.maps)?.is_some())
+    }
+
+    /// Forgets Pods that were not added since the start: they went while no agent ran. Call it once, after all that
+    /// are known to be there have been added. Returns how many.
+    pub fn prune_endpoints(&self) -> Result<usize, Error> {
+        let inner = &mut *self.inner.lock();
+        Ok(inner.endpoints.prune(&mut inner.maps)?)
+    }
+
+    /// What would happen to a connection to a Service.
+    pub fn trace(&self, service: &ObjectName) -> Result<Trace, Error> {
+        let inner = &*self.inner.lock();
+        Ok(trace(service, &inner.world, &inner.desired, &self.config, &inner.maps)?)
+    }
+
+    /// The snapshot that was applied last.
+    pub fn world(&self) -> Arc<World> {
+        self.inner.lock().world.clone()
+    }
+
+    /// What this kernel can do.
+    pub fn features(&self) -> Features {
+        self.inner.lock().loaded.features.clone()
+    }
+
+    /// The folder of the pinned maps, for readers such as the flow log.
+    pub fn maps_folder(&self) -> PathBuf {
+        maps_folder(&self.config.bpf_root)
+    }
+
+    /// Everything about the datapath. Walks the maps it counts: some milliseconds at 30,000 Services.
+    pub fn status(&self) -> Result<Status, Error> {
+        let inner = &*self.inner.lock();
+        let maps = &inner.maps;
+        let mut occupancy: Vec<Occupancy> = vec![
+            maps.services.occupancy()?,
+            maps.members.occupancy()?,
+            maps.names.occupancy()?,
+            maps.nodes.occupancy()?,
+            maps.endpoints.occupancy()?,
+            maps.sock_flows.occupancy()?,
+            maps.sock_nat.occupancy()?,
+        ];
+        let used = inner.installed.as_ref().map_or(0, |installed| installed.allocator.used());
+        occupancy.push(Occupancy { map: strake_abi::service::BACKENDS, entries: used.into(), capacity: maps.slots() });
+        let attached = inner.loaded.attached.iter().map(|(program, (target, how))| Attached {
+            program: program.clone(),
+            target: target.clone(),
+            how: *how,
+        });
+        let endpoints = inner.endpoints.list().into_iter().map(|known| EndpointStatus {
+            pod: known.spec.pod.to_string(),
+            ip: known.spec.ip,
+            interface: known.spec.interface.clone(),
+            socket_hooks: !known.no_socket,
+        });
+        let warnings = inner.desired.warnings.iter();
+        let drops = maps.drops()?;
+        let counters = maps.counters()?;
+        let lost = maps.events_lost()?;
+        let nth = |values: &[u64], index: u8| values.get(usize::from(index)).copied().unwrap_or(0);
+        Ok(Status {
+            abi_version: strake_abi::ABI_VERSION,
+            features: inner.loaded.features.clone(),
+            attached: attached.collect(),
+            endpoints: endpoints.collect(),
+            services: inner.world.services.len(),
+            frontends: inner.desired.frontends.len(),
+            names: inner.desired.names.len(),
+            maps: occupancy,
+            last_apply: inner.last.clone(),
+            totals: inner.totals,
+            last_error: inner.last_error.clone(),
+            warnings: warnings
+                .map(|warning| Notice { object: warning.object.to_string(), message: warning.message.to_string() })
+                .collect(),
+            drops: DropReason::ALL.iter().skip(1).map(|r| (r.as_str(), nth(&drops, *r as u8))).collect(),
+            counters: Counter::ALL.iter().map(|c| (c.as_str(), nth(&counters, *c as u8))).collect(),
+            events_lost: EventKind::ALL.iter().map(|k| (k.as_str(), nth(&lost, *k as u8))).collect(),
+        })
+    }
+
+    /// Removes programs, links and maps of the node whose pins are under `bpf_root`; `uplink` for kernels without tcx.
+    pub fn cleanup(bpf_root: &Path, uplink: Option<&str>) -> Result<(), Error> {
+        loader::cleanup(bpf_root)?;
+        if let Some(uplink) = uplink {
+            loader::cleanup_clsact(uplink);
+        }
+        Ok(())
+    }
+
+    /// Address that Services of type NodePort have on this node, when it is known.
+    pub fn node_ip(&self) -> Option<Ipv4Addr> {
+        let ip = Ipv4Addr::from(self.inner.lock().desired.config.node_ip);
+        (!ip.is_unspecified()).then_some(ip)
+    }
+}
+
+impl Inner {
+    fn apply(&mut self, world: &Arc<World>, config: &Config) -> Result<ApplyOutcome, Error> {
+        if !world.synced {
+            return Ok(ApplyOutcome::NotSynced);
+        }
+        let started = Instant::now();
+        let desired = compile(world, config, self.runtime);
+        if let Err(violations) = check(&desired, &self.maps.sizes(config.sizes)) {
+            for violation in &violations {
+                warn!(%violation, generation = world.generation, "invariant broken");
+            }
+            return Err(Error::Refused { generation: world.generation, violations });
+        }
+        let mut installed = match self.installed.take() {
+            Some(installed) => installed,
+            None => Installed::new(self.maps.contents()?, self.maps.slots()),
+        };
+        installed.allocator.reclaim(started);
+        let planned = match diff(&installed, &desired) {
+            Err(DiffError::NoRoom { .. }) if sys::wait_for_running_programs().is_ok() => {
+                installed.allocator.reclaim_all();
+                diff(&installed, &desired)
+            }
+            planned => planned,
+        };
+        let (plan, mut after) = match planned {
+            Ok(planned) => planned,
+            Err(error) => {
+                self.installed = Some(installed);
+                return Err(error.into());
+            }
+        };
+        let planned = started.elapsed();
+
+        self.endpoints.follow(world, &mut self.maps)?;
+        // From here on a failure leaves `installed` empty, so that the next apply reads the maps back.
+        plan::apply(&plan, &mut self.maps)?;
+        let retired = Instant::now();
+        for extent in &plan.retired {
+            after.allocator.retire(*extent, retired);
+        }
+        self.installed = Some(after);
+        self.world = world.clone();
+        self.desired = desired;
+        let writes = plan.writes();
+        if writes == 0 {
+            return Ok(ApplyOutcome::Unchanged);
+        }
+        let swept = sweep(&mut self.maps, &plan.members_removed, &config.cgroup_root)?;
+        Ok(ApplyOutcome::Applied(Applied {
+            generation: world.generation,
+            writes,
+            plan_us: planned.as_micros() as u64,
+            write_us: (started.elapsed() - planned).as_micros() as u64,
+            swept,
+            time: now(),
+        }))
+    }
+}
+
+fn display_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,118 @@
+//! What the kernel should hold, in the border's types, but without the numbers (ids, slice positions) that depend on
+//! what it holds already: those are given by `diff`.
+//!
+//! May not know: Kubernetes, BPF system calls.
+
+use std::fmt;
+
+use strake_abi::addr::{Addr4, Port};
+use strake_abi::config::Config;
+use strake_abi::dns::{DnsKey, DnsName, DnsZone};
+use strake_abi::service::ServiceKey;
+
+/// An endpoint's address with its `BACKEND_*` flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    pub addr: Addr4,
+    pub port: Port,
+    pub flags: u8,
+}
+
+impl Target {
+    /// Order of a slice: by address, then port, as people read them.
+    pub fn order(&self) -> ([u8; 4], u16) {
+        (self.addr.octets(), self.port.get())
+    }
+}
+
+/// One port of one Service with one set of backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// For reports: `namespace/name:port`.
+    pub owner: Box<str>,
+    /// IANA number, TCP or UDP.
+    pub proto: u8,
+    /// Seconds, 0 for none.
+    pub affinity_timeout_s: u32,
+    /// New connections go to these; ordered, unique.
+    pub backends: Vec<Target>,
+    /// Terminating endpoints that still serve the UDP flows they have (KEP-1669); ordered, unique, none of `backends`.
+    pub lingering: Vec<Target>,
+}
+
+impl Set {
+    /// Whether choices are remembered outside of sockets and must be checked against `MEMBERS`.
+    pub fn sticky(&self) -> bool {
+        self.proto == strake_abi::proto::UDP || self.affinity_timeout_s > 0
+    }
+}
+
+/// An address and port that leads to a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    pub key: ServiceKey,
+    /// Index into [`Desired::sets`].
+    pub set: usize,
+    /// `SERVICE_*`.
+    pub flags: u32,
+}
+
+/// A name that the kernel answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    pub key: DnsKey,
+    /// With `service_id` 0; it becomes that of `set`.
+    pub value: DnsName,
+    /// Index into [`Desired::sets`].
+    pub set: Option<usize>,
+}
+
+/// Something that was asked for and is not programmed, said in status.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Warning {
+    /// `namespace/name` of the Service.
+    pub object: Box<str>,
+    pub message: Box<str>,
+}
+
+/// Everything the maps should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// With `next_id` 0.
+    pub config: Config,
+    pub sets: Vec<Set>,
+    pub frontends: Vec<Frontend>,
+    /// ClusterIPs that exist ("this address is a Service's, whatever the port").
+    pub cluster_ips: Vec<Addr4>,
+    /// Addresses of nodes with `NODE_*` flags.
+    pub nodes: Vec<(Addr4, u32)>,
+    pub names: Vec<Name>,
+    pub zone: DnsZone,
+    pub warnings: Vec<Warning>,
+}
+
+/// The key of "this ClusterIP exists".
+pub fn exists_key(addr: Addr4) -> ServiceKey {
+    ServiceKey { addr, ..ServiceKey::default() }
+}
+
+/// A total order of service keys, for listings.
+pub fn key_order(key: &ServiceKey) -> ([u8; 4], u16, u8, u8) {
+    (key.addr.octets(), key.port.get(), key.proto, key.scope)
+}
+
+/// `10.96.0.1:443/TCP internal`, as messages and traces name a row of `SERVICES`.
+pub struct ShowKey<'a>(pub &'a ServiceKey);
+
+impl fmt::Display for ShowKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ServiceKey { addr, port, proto, scope } = self.0;
+        let scope = if *scope == strake_abi::service::SCOPE_EXTERNAL { "external" } else { "internal" };
+        match *proto {
+            0 if port.get() == 0 => write!(f, "{addr} any port {scope}"),
+            strake_abi::proto::TCP => write!(f, "{addr}:{port}/TCP {scope}"),
+            strake_abi::proto::UDP => write!(f, "{addr}:{port}/UDP {scope}"),
+            other => write!(f, "{addr}:{port}/{other} {scope}"),
+        }
+    }
+}

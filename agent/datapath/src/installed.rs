@@ -1,0 +1,107 @@
+//! What the maps hold, as the agent knows it: read back from pinned maps at the start, then kept by each `diff`.
+//!
+//! May not know: Kubernetes, system calls.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use strake_abi::addr::{Addr4, Port};
+use strake_abi::config::Config;
+use strake_abi::dns::{DnsKey, DnsName, DnsZone};
+use strake_abi::service::{Backend, MemberKey, Service, ServiceKey};
+
+use crate::slices::{Extent, Slices};
+
+/// Address, port and protocol of a backend: what a [`Backend::id`] names.
+pub type BackendName = (Addr4, Port, u8);
+
+/// The contents of the maps.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    pub config: Config,
+    pub zone: DnsZone,
+    pub services: HashMap<ServiceKey, Service>,
+    /// What each extent that a service points at holds.
+    pub slices: HashMap<Extent, Vec<Backend>>,
+    pub members: HashSet<MemberKey>,
+    pub nodes: HashMap<Addr4, u32>,
+    /// Names are large and many: of each only what tells a changed row.
+    pub names: HashMap<DnsKey, u64>,
+    pub backend_ids: HashMap<BackendName, u32>,
+    /// The extent that the frontends with this service id point at.
+    pub extents: HashMap<u32, Extent>,
+    /// The next id to hand out; at least every id ever handed out plus one.
+    pub next_id: u32,
+    pub allocator: Slices,
+}
+
+/// What is read back from the maps.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    pub config: Config,
+    pub zone: DnsZone,
+    pub services: Vec<(ServiceKey, Service)>,
+    /// Slots that the services point at, by index.
+    pub backends: HashMap<u32, Backend>,
+    pub members: Vec<(MemberKey, Backend)>,
+    pub nodes: Vec<(Addr4, u32)>,
+    pub names: Vec<(DnsKey, DnsName)>,
+}
+
+/// A row of `DNS_NAMES` in 64 bits; only compared with another of the same process.
+pub fn fingerprint(name: &DnsName) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Installed {
+    /// From maps of which `BACKENDS` has `slots` entries.
+    pub fn new(contents: Contents, slots: u32) -> Self {
+        let Contents { config, zone, services, backends, members, nodes, names } = contents;
+        let mut slices = HashMap::new();
+        let mut backend_ids = HashMap::new();
+        for (key, service) in &services {
+            let extent = Extent { base: service.backend_base, count: service.backend_count };
+            if extent.count == 0 {
+                continue;
+            }
+            let slice = slices.entry(extent).or_insert_with(|| -> Vec<Backend> {
+                let slots = extent.base..extent.base.saturating_add(extent.count);
+                slots.map(|slot| backends.get(&slot).copied().unwrap_or_default()).collect()
+            });
+            for backend in slice.iter().filter(|backend| backend.id != 0) {
+                backend_ids.insert((backend.addr, backend.port, key.proto), backend.id);
+            }
+        }
+        let protocols: HashMap<u32, u8> = services.iter().map(|(key, service)| (service.id, key.proto)).collect();
+        for (key, backend) in &members {
+            if let Some(proto) = protocols.get(&key.service_id) {
+                backend_ids.entry((backend.addr, backend.port, *proto)).or_insert(backend.id);
+            }
+        }
+        let highest = services.iter().map(|(_, service)| service.id).chain(backend_ids.values().copied()).max();
+        let extents = services.iter().filter(|(_, service)| service.backend_count > 0);
+        let extents = extents
+            .map(|(_, service)| (service.id, Extent { base: service.backend_base, count: service.backend_count }))
+            .collect();
+        Self {
+            extents,
+            next_id: config.next_id.max(highest.map_or(1, |id| id.saturating_add(1))).max(1),
+            allocator: Slices::new(slots, slices.keys().copied()),
+            config,
+            zone,
+            services: services.into_iter().collect(),
+            slices,
+            members: members.into_iter().map(|(key, _)| key).collect(),
+            nodes: nodes.into_iter().collect(),
+            names: names.iter().map(|(key, name)| (*key, fingerprint(name))).collect(),
+            backend_ids,
+        }
+    }
+
+    /// Empty maps of which `BACKENDS` has `slots` entries.
+    pub fn empty(slots: u32) -> Self {
+        Self::new(Contents::default(), slots)
+    }
+}

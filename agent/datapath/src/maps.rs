@@ -1,0 +1,320 @@
+//! The kernel's maps, typed, and how they are read back and written.
+//!
+//! May not know: what the rows mean together.
+
+use std::collections::{BTreeSet, HashMap as StdHashMap};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use strake_abi::addr::Addr4;
+use strake_abi::config::{CONFIG, Config};
+use strake_abi::dns::{DNS_NAMES, DNS_ZONE, DnsKey, DnsName, DnsZone};
+use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, Endpoint, NODES, PODS_BY_NETNS, PodNetns};
+use strake_abi::flow::{COUNTERS, DROPS, EVENTS_LOST};
+use strake_abi::service::{BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, Service, ServiceKey};
+use strake_abi::sock::{SOCK_FLOWS, SOCK_NAT, SockFlow, SockNat, SockNatKey};
+
+use crate::installed::Contents;
+use crate::plan::Maps;
+use crate::sys;
+
+/// A map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    #[error("opening map {map} pinned at {path}")]
+    Open { map: &'static str, path: PathBuf, source: MapError },
+    #[error("reading map {map}")]
+    Read { map: &'static str, source: MapError },
+    #[error("{doing} map {map} (row {row} of {rows}){hint}", hint = if is_full(source) { ": the map is full" } else { "" })]
+    Write { doing: &'static str, map: &'static str, row: usize, rows: usize, source: io::Error },
+    #[error("writing map {map}")]
+    Set { map: &'static str, source: MapError },
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM))
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Occupancy {
+    pub map: &'static str,
+    pub entries: u64,
+    pub capacity: u32,
+}
+
+/// A hash map: aya's view for reading, and the descriptor for batches.
+pub struct Rows<K: Pod, V: Pod> {
+    name: &'static str,
+    typed: HashMap<MapData, K, V>,
+    raw: MapData,
+}
+
+fn open(pins: &Path, name: &'static str) -> Result<MapData, MapsError> {
+    let path = pins.join(name);
+    MapData::from_pin(&path).map_err(|source| MapsError::Open { map: name, path, source })
+}
+
+impl<K: Pod, V: Pod> Rows<K, V> {
+    fn open(pins: &Path, name: &'static str) -> Result<Self, MapsError> {
+        let fail = |source| MapsError::Open { map: name, path: pins.join(name), source };
+        let map = Map::from_map_data(open(pins, name)?).map_err(fail)?;
+        let typed = HashMap::try_from(map).map_err(fail)?;
+        Ok(Self { name, typed, raw: open(pins, name)? })
+    }
+
+    fn read_error(&self, source: MapError) -> MapsError {
+        MapsError::Read { map: self.name, source }
+    }
+
+    pub fn get(&self, key: &K) -> Result<Option<V>, MapsError> {
+        match self.typed.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(self.read_error(source)),
+        }
+    }
+
+    /// Every row. Rows that come or go meanwhile may or may not be among them.
+    pub fn all(&self) -> Result<Vec<(K, V)>, MapsError> {
+        let mut rows = Vec::new();
+        for row in self.typed.iter() {
+            match row {
+                Ok(row) => rows.push(row),
+                // Deleted between the step to its key and the look at its value.
+                Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(self.read_error(source)),
+            }
+        }
+        Ok(rows)
+    }
+
+    fn keys(&self) -> Result<Vec<K>, MapsError> {
+        self.typed.keys().collect::<Result<_, _>>().map_err(|source| self.read_error(source))
+    }
+
+    pub fn put(&mut self, rows: &[(K, V)]) -> Result<(), MapsError> {
+        let (keys, values): (Vec<K>, Vec<V>) = rows.iter().copied().unzip();
+        sys::update_batch(self.raw.fd().as_fd(), &keys, &values).map_err(|(row, source)| MapsError::Write {
+            doing: "writing",
+            map: self.name,
+            row,
+            rows: rows.len(),
+            source,
+        })
+    }
+
+    /// Removes rows; those that are not there are no error.
+    pub fn remove(&mut self, keys: &[K]) -> Result<(), MapsError> {
+        let mut done = 0;
+        while done < keys.len() {
+            match sys::delete_batch(self.raw.fd().as_fd(), &keys[done..]) {
+                Ok(()) => break,
+                Err((row, source)) if source.raw_os_error() == Some(libc::ENOENT) => done += row + 1,
+                Err((row, source)) => {
+                    let (map, rows) = (self.name, keys.len());
+                    return Err(MapsError::Write { doing: "deleting from", map, row: done + row, rows, source });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn capacity(&self) -> u32 {
+        self.raw.info().map_or(0, |info| info.max_entries())
+    }
+
+    pub fn occupancy(&self) -> Result<Occupancy, MapsError> {
+        Ok(Occupancy { map: self.name, entries: self.keys()?.len() as u64, capacity: self.capacity() })
+    }
+}
+
+/// An array map with both views.
+struct Slots<V: Pod> {
+    name: &'static str,
+    typed: Array<MapData, V>,
+    raw: MapData,
+}
+
+impl<V: Pod> Slots<V> {
+    fn open(pins: &Path, name: &'static str) -> Result<Self, MapsError> {
+        let fail = |source| MapsError::Open { map: name, path: pins.join(name), source };
+        let map = Map::from_map_data(open(pins, name)?).map_err(fail)?;
+        Ok(Self { name, typed: Array::try_from(map).map_err(fail)?, raw: open(pins, name)? })
+    }
+
+    fn get(&self, index: u32) -> Result<V, MapsError> {
+        self.typed.get(&index, 0).map_err(|source| MapsError::Read { map: self.name, source })
+    }
+
+    fn set(&mut self, index: u32, value: &V) -> Result<(), MapsError> {
+        self.typed.set(index, value, 0).map_err(|source| MapsError::Set { map: self.name, source })
+    }
+}
+
+/// The maps that the agent reads and writes.
+pub struct KernelMaps {
+    config: Slots<Config>,
+    zone: Slots<DnsZone>,
+    backends: Slots<Backend>,
+    pub services: Rows<ServiceKey, Service>,
+    pub members: Rows<MemberKey, Backend>,
+    pub nodes: Rows<Addr4, u32>,
+    pub names: Rows<DnsKey, DnsName>,
+    pub endpoints: Rows<u32, Endpoint>,
+    pub endpoints_by_ip: Rows<Addr4, u32>,
+    pub pods_by_netns: Rows<u64, PodNetns>,
+    pub sock_flows: Rows<u64, SockFlow>,
+    pub sock_nat: Rows<SockNatKey, SockNat>,
+    drops: PerCpuArray<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
+    events_lost: PerCpuArray<MapData, u64>,
+}
+
+fn per_cpu(pins: &Path, name: &'static str) -> Result<PerCpuArray<MapData, u64>, MapsError> {
+    let fail = |source| MapsError::Open { map: name, path: pins.join(name), source };
+    PerCpuArray::try_from(Map::from_map_data(open(pins, name)?).map_err(fail)?).map_err(fail)
+}
+
+fn sums(map: &PerCpuArray<MapData, u64>, name: &'static str) -> Result<Vec<u64>, MapsError> {
+    let sum = |index| map.get(&index, 0).map(|per_cpu| per_cpu.iter().sum::<u64>());
+    (0..map.len()).map(sum).collect::<Result<_, _>>().map_err(|source| MapsError::Read { map: name, source })
+}
+
+impl KernelMaps {
+    /// Opens the maps pinned in the folder `pins`.
+    pub fn open(pins: &Path) -> Result<Self, MapsError> {
+        Ok(Self {
+            config: Slots::open(pins, CONFIG)?,
+            zone: Slots::open(pins, DNS_ZONE)?,
+            backends: Slots::open(pins, BACKENDS)?,
+            services: Rows::open(pins, SERVICES)?,
+            members: Rows::open(pins, MEMBERS)?,
+            nodes: Rows::open(pins, NODES)?,
+            names: Rows::open(pins, DNS_NAMES)?,
+            endpoints: Rows::open(pins, ENDPOINTS)?,
+            endpoints_by_ip: Rows::open(pins, ENDPOINTS_BY_IP)?,
+            pods_by_netns: Rows::open(pins, PODS_BY_NETNS)?,
+            sock_flows: Rows::open(pins, SOCK_FLOWS)?,
+            sock_nat: Rows::open(pins, SOCK_NAT)?,
+            drops: per_cpu(pins, DROPS)?,
+            counters: per_cpu(pins, COUNTERS)?,
+            events_lost: per_cpu(pins, EVENTS_LOST)?,
+        })
+    }
+
+    /// Everything that `diff` starts from.
+    pub fn contents(&self) -> Result<Contents, MapsError> {
+        let services = self.services.all()?;
+        let wanted: BTreeSet<u32> = services
+            .iter()
+            .flat_map(|(_, s)| s.backend_base..s.backend_base.saturating_add(s.backend_count).min(self.slots()))
+            .collect();
+        let mut backends = StdHashMap::with_capacity(wanted.len());
+        for slot in wanted {
+            backends.insert(slot, self.backends.get(slot)?);
+        }
+        Ok(Contents {
+            config: self.config.get(0)?,
+            zone: self.zone.get(0)?,
+            services,
+            backends,
+            members: self.members.all()?,
+            nodes: self.nodes.all()?,
+            names: self.names.all()?,
+        })
+    }
+
+    pub fn backend(&self, slot: u32) -> Result<Backend, MapsError> {
+        self.backends.get(slot)
+    }
+
+    /// Entries of `BACKENDS`.
+    pub fn slots(&self) -> u32 {
+        self.backends.typed.len()
+    }
+
+    /// The room there really is (pinned maps keep the size they were made with).
+    pub fn sizes(&self, configured: crate::config::MapSizes) -> crate::config::MapSizes {
+        crate::config::MapSizes {
+            services: self.services.capacity(),
+            backends: self.slots(),
+            members: self.members.capacity(),
+            endpoints: self.endpoints.capacity(),
+            nodes: self.nodes.capacity(),
+            dns_names: self.names.capacity(),
+            ..configured
+        }
+    }
+
+    /// Totals since the maps were made, by number of the enum.
+    pub fn drops(&self) -> Result<Vec<u64>, MapsError> {
+        sums(&self.drops, DROPS)
+    }
+
+    pub fn counters(&self) -> Result<Vec<u64>, MapsError> {
+        sums(&self.counters, COUNTERS)
+    }
+
+    pub fn events_lost(&self) -> Result<Vec<u64>, MapsError> {
+        sums(&self.events_lost, EVENTS_LOST)
+    }
+}
+
+impl Maps for KernelMaps {
+    type Error = MapsError;
+
+    fn put_members(&mut self, rows: &[(MemberKey, Backend)]) -> Result<(), MapsError> {
+        self.members.put(rows)
+    }
+
+    fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), MapsError> {
+        self.members.remove(keys)
+    }
+
+    fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), MapsError> {
+        let slots: Vec<u32> = (base..base + backends.len() as u32).collect();
+        sys::update_batch(self.backends.raw.fd().as_fd(), &slots, backends).map_err(|(row, source)| MapsError::Write {
+            doing: "writing",
+            map: BACKENDS,
+            row,
+            rows: backends.len(),
+            source,
+        })
+    }
+
+    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), MapsError> {
+        self.nodes.put(rows)
+    }
+
+    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), MapsError> {
+        self.nodes.remove(keys)
+    }
+
+    fn set_config(&mut self, config: &Config) -> Result<(), MapsError> {
+        self.config.set(0, config)
+    }
+
+    fn set_zone(&mut self, zone: &DnsZone) -> Result<(), MapsError> {
+        self.zone.set(0, zone)
+    }
+
+    fn put_services(&mut self, rows: &[(ServiceKey, Service)]) -> Result<(), MapsError> {
+        self.services.put(rows)
+    }
+
+    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), MapsError> {
+        self.services.remove(keys)
+    }
+
+    fn put_names(&mut self, rows: &[(DnsKey, DnsName)]) -> Result<(), MapsError> {
+        self.names.put(rows)
+    }
+
+    fn remove_names(&mut self, keys: &[DnsKey]) -> Result<(), MapsError> {
+        self.names.remove(keys)
+    }
+}

@@ -1,0 +1,97 @@
+//! The smallest set of map writes, and the one order in which they may be done.
+//!
+//! | step | why then |
+//! |---|---|
+//! | new members | a choice made by the new slice must be valid at once |
+//! | new slices | nobody points at them yet |
+//! | nodes, CONFIG, zone | independent |
+//! | services put | one update swaps a service from its whole old slice to its whole new one |
+//! | names put | an address is answered only after it is served |
+//! | names removed | and no longer answered before it stops being served |
+//! | services removed, members removed | nothing leads there any more |
+//! | old slices retired | by the caller, reused after a grace period |
+//!
+//! May not know: how maps are written.
+
+use strake_abi::addr::Addr4;
+use strake_abi::config::Config;
+use strake_abi::dns::{DnsKey, DnsName, DnsZone};
+use strake_abi::service::{Backend, MemberKey, Service, ServiceKey};
+
+use crate::slices::Extent;
+
+/// Writes of one `apply`, in no order but that of the table above.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    pub members_put: Vec<(MemberKey, Backend)>,
+    pub slices: Vec<(u32, Vec<Backend>)>,
+    pub nodes_put: Vec<(Addr4, u32)>,
+    pub nodes_removed: Vec<Addr4>,
+    pub config: Option<Config>,
+    pub zone: Option<DnsZone>,
+    pub services_put: Vec<(ServiceKey, Service)>,
+    pub names_put: Vec<(DnsKey, DnsName)>,
+    pub names_removed: Vec<DnsKey>,
+    pub services_removed: Vec<ServiceKey>,
+    pub members_removed: Vec<MemberKey>,
+    pub retired: Vec<Extent>,
+}
+
+impl Plan {
+    /// How many map entries it writes or deletes.
+    pub fn writes(&self) -> usize {
+        let slots: usize = self.slices.iter().map(|(_, backends)| backends.len()).sum();
+        slots
+            + self.members_put.len()
+            + self.nodes_put.len()
+            + self.nodes_removed.len()
+            + usize::from(self.config.is_some())
+            + usize::from(self.zone.is_some())
+            + self.services_put.len()
+            + self.names_put.len()
+            + self.names_removed.len()
+            + self.services_removed.len()
+            + self.members_removed.len()
+    }
+}
+
+/// Something that holds the maps: the kernel, or a model of it in tests.
+pub trait Maps {
+    type Error;
+
+    fn put_members(&mut self, rows: &[(MemberKey, Backend)]) -> Result<(), Self::Error>;
+    fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), Self::Error>;
+    fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), Self::Error>;
+    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), Self::Error>;
+    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), Self::Error>;
+    fn set_config(&mut self, config: &Config) -> Result<(), Self::Error>;
+    fn set_zone(&mut self, zone: &DnsZone) -> Result<(), Self::Error>;
+    fn put_services(&mut self, rows: &[(ServiceKey, Service)]) -> Result<(), Self::Error>;
+    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), Self::Error>;
+    fn put_names(&mut self, rows: &[(DnsKey, DnsName)]) -> Result<(), Self::Error>;
+    fn remove_names(&mut self, keys: &[DnsKey]) -> Result<(), Self::Error>;
+}
+
+/// Does the writes in order; stops at the first error, with the maps in a state that is whole for every service (old
+/// or new), and that the next diff starts from after reading it back.
+pub fn apply<M: Maps>(plan: &Plan, maps: &mut M) -> Result<(), M::Error> {
+    // First of all: the watermark of ids must be durable before an id above it is seen anywhere.
+    if let Some(config) = &plan.config {
+        maps.set_config(config)?;
+    }
+    maps.put_members(&plan.members_put)?;
+    for (base, backends) in &plan.slices {
+        maps.write_slice(*base, backends)?;
+    }
+    maps.put_nodes(&plan.nodes_put)?;
+    if let Some(zone) = &plan.zone {
+        maps.set_zone(zone)?;
+    }
+    maps.put_services(&plan.services_put)?;
+    maps.put_names(&plan.names_put)?;
+    maps.remove_names(&plan.names_removed)?;
+    maps.remove_services(&plan.services_removed)?;
+    maps.remove_nodes(&plan.nodes_removed)?;
+    maps.remove_members(&plan.members_removed)?;
+    Ok(())
+}

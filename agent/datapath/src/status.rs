@@ -1,0 +1,89 @@
+//! What the datapath says about itself; serialises to JSON for `strake status`.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::features::Features;
+use crate::loader::Attachment;
+use crate::maps::Occupancy;
+use crate::stale::Swept;
+
+/// One program's place.
+#[derive(Clone, Debug, Serialize)]
+pub struct Attached {
+    pub program: String,
+    pub target: String,
+    pub how: Attachment,
+}
+
+/// The last successful or refused apply.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Applied {
+    /// Generation of the snapshot.
+    pub generation: u64,
+    pub writes: usize,
+    /// Microseconds of compile, check and diff.
+    pub plan_us: u64,
+    /// Microseconds of map writes.
+    pub write_us: u64,
+    pub swept: Swept,
+    /// Seconds since the epoch.
+    pub time: u64,
+}
+
+/// Counts since the agent's start.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Totals {
+    pub applied: u64,
+    pub unchanged: u64,
+    pub refused: u64,
+    pub failed: u64,
+}
+
+/// A Service (or none) with something that is not done for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Notice {
+    pub object: String,
+    pub message: String,
+}
+
+/// A Pod's interface.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointStatus {
+    pub pod: String,
+    pub ip: std::net::Ipv4Addr,
+    pub interface: String,
+    /// False when the Pod opted out: the packet path serves it.
+    pub socket_hooks: bool,
+}
+
+/// Everything.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub abi_version: u32,
+    pub features: Features,
+    pub attached: Vec<Attached>,
+    pub endpoints: Vec<EndpointStatus>,
+    pub services: usize,
+    pub frontends: usize,
+    pub names: usize,
+    pub maps: Vec<Occupancy>,
+    pub last_apply: Option<Applied>,
+    pub totals: Totals,
+    /// Why the last snapshot was not applied, if it was not.
+    pub last_error: Option<String>,
+    pub warnings: Vec<Notice>,
+    /// Refused packets and connections by reason, since the maps were made.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// By name, since the maps were made.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// Flow events that had no room, by kind, since the maps were made.
+    pub events_lost: BTreeMap<&'static str, u64>,
+}
+
+/// Seconds since the epoch.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,194 @@
+//! The system calls that aya does not offer: in-place replacement of the program behind a link, what a link is attached
+//! to, batches of map writes, and the end of every running program.
+//!
+//! May not know: which maps and programs there are.
+#![expect(unsafe_code, reason = "bpf(2), membarrier(2) and SO_NETNS_COOKIE have no safe wrapper in our dependencies")]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya::Pod;
+
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<u32> {
+    // SAFETY: `attr` is a live, repr(C) value without padding whose size is passed along; the kernel reads and writes
+    // no more than that, and the pointers within (set by the callers below) outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    u32::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+fn owned(fd: u32) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+#[repr(C)]
+struct ObjAttr {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+/// Opens what is pinned at `path`.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    bpf(BPF_OBJ_GET, &mut ObjAttr { path: path.as_ptr() as u64, fd: 0, flags: 0 }).map(owned)
+}
+
+/// Pins a link, program or map at `path`.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    bpf(BPF_OBJ_PIN, &mut ObjAttr { path: path.as_ptr() as u64, fd: object.as_raw_fd() as u32, flags: 0 }).map(drop)
+}
+
+/// Attaches a program by a link. `target` is a cgroup's descriptor or an interface index, as `attach_type` (the
+/// kernel's `enum bpf_attach_type`) asks. The program runs after those that are attached already.
+pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        relative: u32,
+        unused: u32,
+        expected_revision: u64,
+    }
+    let program = program.as_raw_fd() as u32;
+    let mut attr = Attr { program, target, attach_type, flags: 0, relative: 0, unused: 0, expected_revision: 0 };
+    bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
+/// Swaps the program behind a link; packets and calls see the old or the new one. ENOLINK: what it was attached to is
+/// gone.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let mut attr =
+        Attr { link: link.as_raw_fd() as u32, program: program.as_raw_fd() as u32, flags: 0, old_program: 0 };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// What a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkTarget {
+    /// cgroup id (the inode of its folder); 0 when the cgroup is gone.
+    Cgroup(u64),
+    /// Interface index; 0 when the interface is gone.
+    Tcx(u32),
+    /// Another type of link, by the kernel's number.
+    Other(u32),
+}
+
+/// Asks what a link is attached to.
+pub fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
+    const CGROUP: u32 = 3;
+    const TCX: u32 = 11;
+    // struct bpf_link_info: type, id, prog_id, (padding), then a union that is 8-aligned.
+    let mut info = [0_u32; 32];
+    #[repr(C)]
+    struct Attr {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut attr =
+        Attr { fd: link.as_raw_fd() as u32, length: size_of::<[u32; 32]>() as u32, info: info.as_mut_ptr() as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(match info[0] {
+        CGROUP => LinkTarget::Cgroup(u64::from(info[4]) | u64::from(info[5]) << 32),
+        TCX => LinkTarget::Tcx(info[4]),
+        other => LinkTarget::Other(other),
+    })
+}
+
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Writes rows in one call (5.6). Returns how many were written when the kernel stops in between.
+pub fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> Result<(), (usize, io::Error)> {
+    assert_eq!(keys.len(), values.len(), "a value for each key");
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut attr = batch(map, keys);
+    attr.values = values.as_ptr() as u64;
+    bpf(BPF_MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|error| (attr.count as usize, error))
+}
+
+/// Deletes rows in one call (5.6). ENOENT stops at a row that is not there.
+pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), (usize, io::Error)> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut attr = batch(map, keys);
+    bpf(BPF_MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|error| (attr.count as usize, error))
+}
+
+fn batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> BatchAttr {
+    BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: 0,
+        count: keys.len() as u32,
+        map: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    }
+}
+
+/// Returns when every BPF program that was running has ended (`MEMBARRIER_CMD_GLOBAL` waits for an RCU grace period).
+pub fn wait_for_running_programs() -> io::Result<()> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: membarrier takes integers only.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The cookie of the network namespace a socket is in (5.14).
+pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the pointers are to live locals, and `length` is the size of the first.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}

@@ -1,0 +1,214 @@
+//! A model of the kernel's maps.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt::Write as _;
+
+use strake_abi::addr::{Addr4, Port};
+use strake_abi::config::Config;
+use strake_abi::dns::{DnsKey, DnsName, DnsZone};
+use strake_abi::service::{Backend, MemberKey, Service, ServiceKey};
+use strake_datapath::{Contents, Maps, ShowKey, key_order};
+
+pub const SLOTS: u32 = 512;
+
+/// What a reader of one frontend gets: flags, affinity, and the backends of the slice.
+pub type Resolution = Option<(u32, u32, Vec<(Addr4, Port)>)>;
+
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub config: Config,
+    pub zone: DnsZone,
+    pub services: HashMap<ServiceKey, Service>,
+    pub backends: Vec<Backend>,
+    pub members: HashMap<MemberKey, Backend>,
+    pub nodes: HashMap<Addr4, u32>,
+    pub names: HashMap<DnsKey, DnsName>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            zone: DnsZone::default(),
+            services: HashMap::new(),
+            backends: vec![Backend::default(); SLOTS as usize],
+            members: HashMap::new(),
+            nodes: HashMap::new(),
+            names: HashMap::new(),
+        }
+    }
+}
+
+impl Model {
+    pub fn slice(&self, service: &Service) -> Vec<(Addr4, Port)> {
+        let slots = service.backend_base as usize..(service.backend_base + service.backend_count) as usize;
+        self.backends[slots].iter().map(|backend| (backend.addr, backend.port)).collect()
+    }
+
+    pub fn resolve(&self, key: &ServiceKey) -> Resolution {
+        let service = self.services.get(key)?;
+        Some((service.flags, service.affinity_timeout_s, self.slice(service)))
+    }
+
+    pub fn contents(&self) -> Contents {
+        Contents {
+            config: self.config,
+            zone: self.zone,
+            services: self.services.iter().map(|(k, v)| (*k, *v)).collect(),
+            backends: self.backends.iter().enumerate().map(|(slot, backend)| (slot as u32, *backend)).collect(),
+            members: self.members.iter().map(|(k, v)| (*k, *v)).collect(),
+            nodes: self.nodes.iter().map(|(k, v)| (*k, *v)).collect(),
+            names: self.names.iter().map(|(k, v)| (*k, *v)).collect(),
+        }
+    }
+
+    /// The maps as text, in an order that people and diffs like.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        let mut services: Vec<_> = self.services.iter().collect();
+        services.sort_by_key(|(key, _)| key_order(key));
+        for (key, service) in services {
+            let flags = service_flags(service.flags);
+            let affinity = match service.affinity_timeout_s {
+                0 => String::new(),
+                seconds => format!(" affinity {seconds} s"),
+            };
+            let _ = writeln!(out, "SERVICES {}{affinity}{flags}", ShowKey(key));
+            let slots = service.backend_base as usize..(service.backend_base + service.backend_count) as usize;
+            for backend in &self.backends[slots] {
+                let _ = writeln!(out, "  -> {}:{}{}", backend.addr, backend.port, backend_flags(backend.flags));
+                let member = MemberKey { service_id: service.id, backend_id: backend.id };
+                if self.members.contains_key(&member) {
+                    let _ = writeln!(out, "     member");
+                }
+            }
+            if service.id != 0 {
+                let live = self.backends[service.backend_base as usize..].iter().take(service.backend_count as usize);
+                let live: Vec<u32> = live.map(|backend| backend.id).collect();
+                let mut lingering: Vec<_> = self
+                    .members
+                    .iter()
+                    .filter(|(member, b)| member.service_id == service.id && !live.contains(&b.id))
+                    .map(|(_, backend)| format!("{}:{}", backend.addr, backend.port))
+                    .collect();
+                lingering.sort();
+                for backend in lingering {
+                    let _ = writeln!(out, "  lingering member {backend}");
+                }
+            }
+        }
+        let mut nodes: Vec<_> = self.nodes.iter().collect();
+        nodes.sort();
+        for (addr, flags) in nodes {
+            let what = if *flags & strake_abi::endpoint::NODE_LOCAL != 0 { "this node" } else { "another node" };
+            let _ = writeln!(out, "NODES {addr} {what}");
+        }
+        let mut names: Vec<String> = self
+            .names
+            .values()
+            .map(|row| {
+                let bytes: Vec<u8> = row.name.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                format!("DNS_NAMES {} A {} ttl {} flags {:#x}", dotted(&bytes), row.addr, row.ttl, row.flags)
+            })
+            .collect();
+        names.sort();
+        for name in names {
+            let _ = writeln!(out, "{name}");
+        }
+        out
+    }
+}
+
+fn service_flags(flags: u32) -> String {
+    use strake_abi::service::{SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT};
+    let mut text = String::new();
+    if flags & SERVICE_NODE_PORT != 0 {
+        text.push_str(" node-port");
+    }
+    if flags & SERVICE_DROP_IF_EMPTY != 0 {
+        text.push_str(" drop-if-empty");
+    }
+    text
+}
+
+fn backend_flags(flags: u8) -> &'static str {
+    use strake_abi::service::{BACKEND_HOST, BACKEND_LOCAL};
+    match (flags & BACKEND_LOCAL != 0, flags & BACKEND_HOST != 0) {
+        (_, true) => " host",
+        (true, false) => " local",
+        (false, false) => "",
+    }
+}
+
+fn dotted(mut wire: &[u8]) -> String {
+    let mut labels = Vec::new();
+    while let Some((&length, rest)) = wire.split_first()
+        && length != 0
+    {
+        let (label, rest) = rest.split_at(usize::from(length));
+        labels.push(String::from_utf8_lossy(label).into_owned());
+        wire = rest;
+    }
+    labels.join(".")
+}
+
+impl Maps for Model {
+    type Error = Infallible;
+
+    fn put_members(&mut self, rows: &[(MemberKey, Backend)]) -> Result<(), Infallible> {
+        self.members.extend(rows.iter().copied());
+        Ok(())
+    }
+
+    fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), Infallible> {
+        self.members.retain(|key, _| !keys.contains(key));
+        Ok(())
+    }
+
+    fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), Infallible> {
+        self.backends[base as usize..base as usize + backends.len()].copy_from_slice(backends);
+        Ok(())
+    }
+
+    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), Infallible> {
+        self.nodes.extend(rows.iter().copied());
+        Ok(())
+    }
+
+    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), Infallible> {
+        self.nodes.retain(|key, _| !keys.contains(key));
+        Ok(())
+    }
+
+    fn set_config(&mut self, config: &Config) -> Result<(), Infallible> {
+        self.config = *config;
+        Ok(())
+    }
+
+    fn set_zone(&mut self, zone: &DnsZone) -> Result<(), Infallible> {
+        self.zone = *zone;
+        Ok(())
+    }
+
+    fn put_services(&mut self, rows: &[(ServiceKey, Service)]) -> Result<(), Infallible> {
+        self.services.extend(rows.iter().copied());
+        Ok(())
+    }
+
+    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), Infallible> {
+        self.services.retain(|key, _| !keys.contains(key));
+        Ok(())
+    }
+
+    fn put_names(&mut self, rows: &[(DnsKey, DnsName)]) -> Result<(), Infallible> {
+        self.names.extend(rows.iter().copied());
+        Ok(())
+    }
+
+    fn remove_names(&mut self, keys: &[DnsKey]) -> Result<(), Infallible> {
+        self.names.retain(|key, _| !keys.contains(key));
+        Ok(())
+    }
+}

@@ -1,0 +1,333 @@
+//! Random clusters, one after the other: what is compiled is sound, what is applied is what was compiled, every reader
+//! in between sees the old or the new Service, and a restart changes nothing.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may panic as the tests do")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use common::{Model, Resolution, SLOTS};
+use proptest::prelude::*;
+use strake_abi::addr::Addr4;
+use strake_abi::config::Config as AbiConfig;
+use strake_abi::dns::{DnsKey, DnsName, DnsZone};
+use strake_abi::service::{Backend, MemberKey, Service as AbiService, ServiceKey};
+use strake_datapath::{
+    Config, Desired, Installed, MapSizes, Maps, Plan, Runtime, apply, check, compile, diff, exists_key,
+};
+use strake_state::{
+    Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, ServiceType,
+    SessionAffinity, TrafficPolicy, World,
+};
+
+/// One random Service: a small world on purpose, so that addresses, ports and backends collide.
+#[derive(Clone, Debug)]
+struct Spec {
+    ip: u8,
+    port: u16,
+    udp: bool,
+    node_port: u16,
+    external: bool,
+    affinity: bool,
+    internal_local: bool,
+    external_local: bool,
+    /// Last octet, ready, terminating, on this node.
+    endpoints: Vec<(u8, bool, bool, bool)>,
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    let endpoint = (1_u8..9, any::<bool>(), any::<bool>(), any::<bool>());
+    (
+        1_u8..5,
+        80_u16..83,
+        any::<bool>(),
+        prop_oneof![Just(0_u16), 30_000_u16..30_003],
+        any::<bool>(),
+        (any::<bool>(), any::<bool>(), any::<bool>()),
+        prop::collection::vec(endpoint, 0..6),
+    )
+        .prop_map(|(ip, port, udp, node_port, external, (affinity, internal_local, external_local), endpoints)| {
+            Spec { ip, port, udp, node_port, external, affinity, internal_local, external_local, endpoints }
+        })
+}
+
+fn world(specs: &BTreeMap<u8, Spec>) -> World {
+    let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+    let mut services = BTreeMap::new();
+    let mut slices: BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>> = BTreeMap::new();
+    for (number, spec) in specs {
+        let name = ObjectName::new("ns", format!("s{number}"));
+        let protocol = if spec.udp { Protocol::Udp } else { Protocol::Tcp };
+        let service = Service {
+            name: name.clone(),
+            service_type: if spec.node_port > 0 { ServiceType::NodePort } else { ServiceType::ClusterIP },
+            cluster_ips: vec![Ipv4Addr::new(10, 96, 1, spec.ip).into()],
+            headless: false,
+            external_name: None,
+            external_ips: spec.external.then(|| IpAddr::from([192, 0, 2, 7])).into_iter().collect(),
+            load_balancer_ips: Vec::new(),
+            load_balancer_source_ranges: Vec::new(),
+            ports: vec![ServicePort { name: "p".into(), protocol, port: spec.port, node_port: spec.node_port }],
+            affinity: if spec.affinity { SessionAffinity::ClientIp { timeout: 60 } } else { SessionAffinity::None },
+            internal_policy: policy(spec.internal_local),
+            external_policy: policy(spec.external_local),
+            publish_not_ready: false,
+            health_check_node_port: 0,
+        };
+        let endpoints = spec.endpoints.iter().map(|(octet, ready, terminating, local)| Endpoint {
+            addresses: vec![Ipv4Addr::new(10, 244, 0, *octet).into()],
+            hostname: None,
+            ready: *ready && !*terminating,
+            serving: *ready,
+            terminating: *terminating,
+            node: Some(if *local { "n1" } else { "n2" }.into()),
+            zone: None,
+            pod: None,
+        });
+        let slice = EndpointSlice {
+            name: ObjectName::new("ns", format!("s{number}-x")),
+            service: name.clone(),
+            ports: vec![EndpointPort { name: "p".into(), protocol, port: 8080 }],
+            endpoints: endpoints.collect(),
+        };
+        slices.insert(name.clone(), BTreeMap::from([("x".into(), Arc::new(slice))]));
+        services.insert(name, Arc::new(service));
+    }
+    let node = Node {
+        name: "n1".into(),
+        internal_ips: vec![IpAddr::from([192, 0, 2, 1])],
+        external_ips: Vec::new(),
+        pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
+        zone: None,
+        ready: true,
+    };
+    World {
+        synced: true,
+        node_name: "n1".into(),
+        services: Arc::new(services),
+        slices: Arc::new(slices),
+        nodes: Arc::new(BTreeMap::from([("n1".into(), Arc::new(node))])),
+        ..World::default()
+    }
+}
+
+fn config() -> Config {
+    Config::new("n1", "/cgroup", "/pins")
+}
+
+/// Applies to a model and looks at it as a packet would, between any two writes of single rows.
+struct Watched<'a> {
+    model: &'a mut Model,
+    /// Every frontend, with what it may resolve to: before, after.
+    allowed: Vec<(ServiceKey, Resolution, Resolution)>,
+    /// Values a program may have read just before the plan began, and the slice it must then find.
+    in_flight: Vec<(AbiService, Vec<(Addr4, strake_abi::addr::Port)>)>,
+}
+
+impl Watched<'_> {
+    fn look(&self) {
+        for (key, old, new) in &self.allowed {
+            let seen = self.model.resolve(key);
+            assert!(seen == *old || seen == *new, "{key:?} is {seen:?}, was {old:?}, becomes {new:?}");
+        }
+        for (service, slice) in &self.in_flight {
+            assert_eq!(&self.model.slice(service), slice, "a slice changed under a program that reads it");
+        }
+    }
+
+    fn each<T: Copy>(&mut self, rows: &[T], mut write: impl FnMut(&mut Model, &[T])) {
+        for row in rows {
+            write(self.model, &[*row]);
+            self.look();
+        }
+    }
+}
+
+impl Maps for Watched<'_> {
+    type Error = std::convert::Infallible;
+
+    fn put_members(&mut self, rows: &[(MemberKey, Backend)]) -> Result<(), Self::Error> {
+        self.each(rows, |model, row| model.put_members(row).unwrap());
+        Ok(())
+    }
+    fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), Self::Error> {
+        self.each(keys, |model, row| model.remove_members(row).unwrap());
+        Ok(())
+    }
+    fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), Self::Error> {
+        for (offset, backend) in backends.iter().enumerate() {
+            self.model.write_slice(base + offset as u32, &[*backend]).unwrap();
+            self.look();
+        }
+        Ok(())
+    }
+    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), Self::Error> {
+        self.each(rows, |model, row| model.put_nodes(row).unwrap());
+        Ok(())
+    }
+    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), Self::Error> {
+        self.each(keys, |model, row| model.remove_nodes(row).unwrap());
+        Ok(())
+    }
+    fn set_config(&mut self, config: &AbiConfig) -> Result<(), Self::Error> {
+        self.model.set_config(config)
+    }
+    fn set_zone(&mut self, zone: &DnsZone) -> Result<(), Self::Error> {
+        self.model.set_zone(zone)
+    }
+    fn put_services(&mut self, rows: &[(ServiceKey, AbiService)]) -> Result<(), Self::Error> {
+        self.each(rows, |model, row| model.put_services(row).unwrap());
+        Ok(())
+    }
+    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), Self::Error> {
+        self.each(keys, |model, row| model.remove_services(row).unwrap());
+        Ok(())
+    }
+    fn put_names(&mut self, rows: &[(DnsKey, DnsName)]) -> Result<(), Self::Error> {
+        self.each(rows, |model, row| model.put_names(row).unwrap());
+        Ok(())
+    }
+    fn remove_names(&mut self, keys: &[DnsKey]) -> Result<(), Self::Error> {
+        self.each(keys, |model, row| model.remove_names(row).unwrap());
+        Ok(())
+    }
+}
+
+/// What each frontend must resolve to, in the order of their keys.
+type Expected = BTreeMap<([u8; 4], u16, u8, u8), (ServiceKey, Resolution)>;
+
+fn expected(desired: &Desired) -> Expected {
+    let frontends = desired.frontends.iter().map(|frontend| {
+        let set = &desired.sets[frontend.set];
+        let backends = set.backends.iter().map(|target| (target.addr, target.port)).collect();
+        (frontend.key, Some((frontend.flags, set.affinity_timeout_s, backends)))
+    });
+    let exists = desired.cluster_ips.iter().map(|ip| (exists_key(*ip), Some((0, 0, Vec::new()))));
+    frontends.chain(exists).map(|(key, value)| (strake_datapath::key_order(&key), (key, value))).collect()
+}
+
+fn watched_apply(plan: &Plan, model: &mut Model, desired: &Desired) {
+    let after = expected(desired);
+    let mut keys: Vec<ServiceKey> = model.services.keys().copied().collect();
+    keys.extend(after.values().map(|(key, _)| *key));
+    let allowed = keys
+        .into_iter()
+        .map(|key| {
+            let new = after.get(&strake_datapath::key_order(&key)).and_then(|(_, resolution)| resolution.clone());
+            (key, model.resolve(&key), new)
+        })
+        .collect();
+    let in_flight = model.services.values().map(|service| (*service, model.slice(service))).collect();
+    apply(plan, &mut Watched { model, allowed, in_flight }).unwrap();
+}
+
+fn verify(model: &Model, desired: &Desired) {
+    let wanted = expected(desired);
+    assert_eq!(model.services.len(), wanted.len());
+    for (key, resolution) in wanted.values() {
+        assert_eq!(&model.resolve(key), resolution);
+    }
+    let ids: BTreeMap<_, _> =
+        model.services.iter().map(|(key, service)| (strake_datapath::key_order(key), service.id)).collect();
+    let mut members = 0;
+    let mut seen = std::collections::HashSet::new();
+    for frontend in &desired.frontends {
+        let set = &desired.sets[frontend.set];
+        let id = ids[&strake_datapath::key_order(&frontend.key)];
+        assert_ne!(id, 0);
+        if set.sticky() && seen.insert(frontend.set) {
+            members += set.backends.len() + set.lingering.len();
+            for target in set.backends.iter().chain(&set.lingering) {
+                let row = model.members.iter().find(|(key, backend)| {
+                    key.service_id == id && backend.addr == target.addr && backend.port == target.port
+                });
+                assert!(row.is_some_and(|(key, backend)| key.backend_id == backend.id));
+            }
+        }
+    }
+    assert_eq!(model.members.len(), members);
+    assert_eq!(model.names.len(), desired.names.len());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_reader_sees_the_old_or_the_new_service_and_a_restart_changes_nothing(
+        steps in prop::collection::vec(prop::collection::btree_map(0_u8..6, spec(), 0..6), 1..6),
+    ) {
+        let config = config();
+        let mut model = Model::default();
+        let mut installed = Installed::empty(SLOTS);
+        let mut highest_id = 0;
+        for specs in steps {
+            let desired = compile(&world(&specs), &config, Runtime::default());
+            prop_assert_eq!(check(&desired, &MapSizes::default()), Ok(()));
+
+            let (plan, mut after) = diff(&installed, &desired).unwrap();
+            watched_apply(&plan, &mut model, &desired);
+            verify(&model, &desired);
+
+            // An id is never handed out again, not even after a restart.
+            for (_, service) in &plan.services_put {
+                if !installed.services.values().any(|old| old.id == service.id) && service.id != 0 {
+                    prop_assert!(service.id > highest_id);
+                }
+            }
+            let ids = model.services.values().map(|s| s.id).chain(model.backends.iter().map(|b| b.id));
+            highest_id = highest_id.max(ids.max().unwrap_or(0));
+            prop_assert!(model.config.next_id > highest_id || highest_id == 0);
+
+            // The same again is no work; neither is it after reading everything back.
+            let (again, _) = diff(&after, &desired).unwrap();
+            prop_assert_eq!(again.writes(), 0);
+            let restarted = Installed::new(model.contents(), SLOTS);
+            let (again, _) = diff(&restarted, &desired).unwrap();
+            prop_assert_eq!(again, Plan::default());
+
+            for extent in &plan.retired {
+                after.allocator.retire(*extent, std::time::Instant::now());
+            }
+            after.allocator.reclaim_all();
+            // Every other step goes on as another process would.
+            installed = if specs.len() % 2 == 0 { after } else { restarted };
+        }
+    }
+}
+
+#[test]
+fn a_desired_that_breaks_an_invariant_is_refused_by_name() {
+    let specs = BTreeMap::from([(
+        1,
+        Spec {
+            ip: 1,
+            port: 80,
+            udp: false,
+            node_port: 0,
+            external: false,
+            affinity: false,
+            internal_local: false,
+            external_local: false,
+            endpoints: vec![(1, true, false, true), (2, true, false, false)],
+        },
+    )]);
+    let sound = compile(&world(&specs), &config(), Runtime::default());
+    let broken = |change: fn(&mut Desired)| {
+        let mut desired = sound.clone();
+        change(&mut desired);
+        let violations = check(&desired, &MapSizes::default()).unwrap_err();
+        violations[0].to_string()
+    };
+    assert!(broken(|d| d.frontends[0].set = 9).contains("points at set 9 of 1"));
+    assert!(broken(|d| d.sets[0].backends.reverse()).contains("not in order"));
+    assert!(broken(|d| d.sets[0].backends[0].addr = Addr4::new([127, 0, 0, 1])).contains("not an address"));
+    assert!(broken(|d| d.frontends.push(d.frontends[0])).contains("stands twice"));
+    assert!(broken(|d| d.names[0].value.name_len = 3).contains("name row 0"));
+    assert!(broken(|d| d.frontends[0].key.addr = d.config.cluster_dns).contains("cluster DNS"));
+    assert!(broken(|d| d.config.snat_port_min = 31_000).contains("overlap NodePorts"));
+    let small = MapSizes { backends: 1, ..MapSizes::default() };
+    assert!(check(&sound, &small).unwrap_err()[0].to_string().contains("BACKENDS needs 2 entries and has room for 1"));
+}
