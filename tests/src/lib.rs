@@ -7,6 +7,8 @@
 
 pub mod cluster;
 pub mod command;
+pub mod lab;
+pub mod net_helper;
 
 pub use cluster::Cluster;
 pub use command::{Outcome, eventually, run};

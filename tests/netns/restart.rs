@@ -1,0 +1,104 @@
+//! The agent goes and comes back.
+
+use serde_json::json;
+use strake_datapath::{ApplyOutcome, Config, Datapath, LoadError};
+use strake_tests::lab::within;
+
+use crate::{VIP, alone, lab};
+
+#[test]
+fn a_restart_cuts_no_connection_and_loses_no_packet() {
+    let _alone = alone();
+    let mut lab = lab();
+    let (hooked, plain, web) = (lab.pod("hooked"), lab.pod("plain"), lab.pod("web"));
+    lab.opt_out(&plain);
+    lab.service("web", VIP, "TCP", 80, json!({}), &[(web.ip, 8080)]);
+    lab.start();
+    let _server = lab.serve(&web, 8080);
+    let vip = format!("{VIP}:80");
+    let mut long = Vec::new();
+    for pod in [&hooked, &plain] {
+        let mut client = lab.in_pod(pod, &["tcp-long", &vip]);
+        assert_eq!(client.line(), "connected");
+        assert!(client.ask("").starts_with("web "));
+        long.push(client);
+    }
+    // Short ones all the while, on both paths.
+    let short = [&hooked, &plain].map(|pod| lab.in_pod(pod, &["tcp-many", &vip, "150", "20"]));
+    lab.stop();
+    for client in &mut long {
+        assert!(client.ask("").starts_with("web "), "while nobody runs");
+    }
+    let datapath = lab.start();
+    let how: Vec<_> = datapath.status().unwrap().attached;
+    assert!(how.iter().all(|attached| attached.how == strake_datapath::Attachment::Replaced), "{how:?}");
+    for client in &mut long {
+        assert!(client.ask("").starts_with("web "), "after the restart");
+    }
+    for client in short {
+        assert_eq!(client.finish(), "done 150 failed 0  names web");
+    }
+    assert!(matches!(lab.apply(), ApplyOutcome::Unchanged), "a restart must find its own ids and slices again");
+}
+
+#[test]
+fn pinned_state_of_another_abi_is_refused_or_discarded_as_told() {
+    let _alone = alone();
+    let mut lab = lab();
+    lab.pod("web");
+    lab.start();
+    lab.stop();
+    // What another version would have left: the same map with another number in it.
+    let path = strake_datapath::maps_folder(&lab.config().bpf_root).join(strake_abi::config::CONFIG);
+    let data = aya::maps::MapData::from_pin(path).unwrap();
+    let map = aya::maps::Map::from_map_data(data).unwrap();
+    let mut map: aya::maps::Array<_, strake_abi::config::Config> = map.try_into().unwrap();
+    let mut row = map.get(&0, 0).unwrap();
+    row.abi_version = 999;
+    map.set(0, row, 0).unwrap();
+    drop(map);
+    let refused = within(&lab.node, || Datapath::start(lab.config()).err()).expect("it must not be reused");
+    assert!(matches!(refused, strake_datapath::Error::Load(LoadError::AbiVersion { found: 999, .. })), "{refused}");
+    let config = Config { discard_incompatible: true, ..lab.config() };
+    let datapath = lab.start_with(config);
+    assert!(datapath.status().unwrap().last_error.is_none());
+}
+
+#[test]
+fn cleanup_leaves_no_pin_and_no_program() {
+    let _alone = alone();
+    let mut lab = lab();
+    let (client, web) = (lab.pod("client"), lab.pod("web"));
+    lab.service("web", VIP, "TCP", 80, json!({}), &[(web.ip, 8080)]);
+    let datapath = lab.start();
+    drop(datapath);
+    lab.stop();
+    let root = lab.config().bpf_root;
+    Datapath::cleanup(&root, None).unwrap();
+    assert!(!root.exists());
+    let _server = lab.serve(&web, 8080);
+    let answer = lab.in_pod(&client, &["tcp", &format!("{VIP}:80")]).line();
+    assert!(answer.starts_with("error"), "somebody still translates: {answer}");
+    // Again is harmless.
+    Datapath::cleanup(&root, None).unwrap();
+}
+
+#[test]
+fn clsact_serves_where_tcx_does_not_exist() {
+    let _alone = alone();
+    let mut lab = lab();
+    let (client, web) = (lab.pod("client"), lab.pod("web"));
+    lab.opt_out(&client);
+    lab.service("web", VIP, "TCP", 80, json!({}), &[(web.ip, 8080)]);
+    let config = Config { force_clsact: true, ..lab.config() };
+    lab.start_with(config.clone());
+    let _server = lab.serve(&web, 8080);
+    let vip = format!("{VIP}:80");
+    let mut long = lab.in_pod(&client, &["tcp-long", &vip]);
+    assert_eq!(long.line(), "connected");
+    lab.stop();
+    assert!(long.ask("").starts_with("web "), "filters stay when the agent goes");
+    lab.start_with(config);
+    assert!(long.ask("").starts_with("web "), "and are replaced in place");
+    assert!(lab.in_pod(&client, &["tcp", &vip]).line().starts_with("web "));
+}

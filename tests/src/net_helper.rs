@@ -1,0 +1,230 @@
+//! The other process of a lab: a small server or client that is started in a network namespace and a cgroup.
+//!
+//! Arguments: `CGROUP|- COMMAND ...`. Results are lines on standard output; an error of the network is the line
+//! `error KIND`, because tests expect some.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Runs one command; returns the exit code.
+pub fn main(arguments: &[String]) -> i32 {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Some(cgroup) = words.first().filter(|cgroup| **cgroup != "-")
+        && let Err(error) = std::fs::write(format!("{cgroup}/cgroup.procs"), "0")
+    {
+        eprintln!("entering cgroup {cgroup}: {error}");
+        return 2;
+    }
+    let result = match words.get(1..).unwrap_or_default() {
+        ["serve", addr, name] => serve(addr, name),
+        ["tcp", addr] => tcp(addr),
+        ["tcp-many", addr, count, pause_ms] => tcp_many(addr, number(count), number(pause_ms)),
+        ["tcp-long", addr] => tcp_long(addr),
+        ["udp", addr] => udp(addr),
+        ["udp-connected", addr] => udp_connected(addr),
+        ["dns", server, name, kind] => dns(server, name, number(kind) as u16),
+        ["spoof", source, destination] => spoof(source, destination),
+        other => {
+            eprintln!("no such command: {other:?}");
+            return 2;
+        }
+    };
+    if let Err(error) = result {
+        say(&format!("error {:?}", error.kind()));
+    }
+    0
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().unwrap_or_else(|_| panic!("{text} is not a number"))
+}
+
+fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    // A test that ended does not listen any more.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text} is not an address"))
+}
+
+/// Answers each line (TCP) or datagram (UDP) with its name and who asked.
+fn serve(addr: &str, name: &str) -> io::Result<()> {
+    let addr = address(addr);
+    let (tcp, udp) = (TcpListener::bind(addr)?, UdpSocket::bind(addr)?);
+    let owned = name.to_owned();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(format!("{owned} {peer}").as_bytes(), peer);
+        }
+    });
+    say("ready");
+    for stream in tcp.incoming() {
+        let (mut stream, name) = (stream?, name.to_owned());
+        std::thread::spawn(move || -> io::Result<()> {
+            let peer = stream.peer_addr()?;
+            let mut lines = BufReader::new(stream.try_clone()?).lines();
+            while lines.next().transpose()?.is_some() {
+                stream.write_all(format!("{name} {peer}\n").as_bytes())?;
+            }
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+fn dial(addr: SocketAddr) -> io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect_timeout(&addr, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    Ok(BufReader::new(stream))
+}
+
+fn exchange(stream: &mut BufReader<TcpStream>) -> io::Result<String> {
+    stream.get_mut().write_all(b"?\n")?;
+    let mut answer = String::new();
+    if stream.read_line(&mut answer)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(answer.trim_end().to_owned())
+}
+
+/// `NAME CLIENT as PEER`: the server's answer, and what getpeername says.
+fn tcp(addr: &str) -> io::Result<()> {
+    let mut stream = dial(address(addr))?;
+    let answer = exchange(&mut stream)?;
+    say(&format!("{answer} as {}", stream.get_ref().peer_addr()?));
+    Ok(())
+}
+
+/// Connection after connection; `done COUNT failed COUNT FIRST_ERROR`, and the names that answered.
+fn tcp_many(addr: &str, count: u64, pause_ms: u64) -> io::Result<()> {
+    let addr = address(addr);
+    let mut names: Vec<String> = Vec::new();
+    let (mut failed, mut first) = (0, String::new());
+    for _ in 0..count {
+        match dial(addr).and_then(|mut stream| exchange(&mut stream)) {
+            Ok(answer) => {
+                let name = answer.split(' ').next().unwrap_or_default().to_owned();
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            Err(error) => {
+                failed += 1;
+                if first.is_empty() {
+                    first = format!("{:?}", error.kind());
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(pause_ms));
+    }
+    names.sort();
+    say(&format!("done {count} failed {failed} {first} names {}", names.join(",")));
+    Ok(())
+}
+
+/// One connection; a line of input is one exchange.
+fn tcp_long(addr: &str) -> io::Result<()> {
+    let mut stream = dial(address(addr))?;
+    say("connected");
+    for line in io::stdin().lock().lines() {
+        line?;
+        say(&exchange(&mut stream)?);
+    }
+    Ok(())
+}
+
+/// Two datagrams of an unconnected socket: `ANSWER from ADDRESS` each.
+fn udp(addr: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    for _ in 0..2 {
+        socket.send_to(b"?", address(addr))?;
+        let mut buffer = [0; 1500];
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        say(&format!("{} from {from}", String::from_utf8_lossy(&buffer[..length])));
+    }
+    Ok(())
+}
+
+/// A connected socket; a line of input is one exchange.
+fn udp_connected(addr: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.connect(address(addr))?;
+    say(&format!("connected {}", socket.peer_addr()?));
+    for line in io::stdin().lock().lines() {
+        line?;
+        let mut buffer = [0; 1500];
+        match socket.send(b"?").and_then(|_| socket.recv(&mut buffer)) {
+            Ok(length) => say(&String::from_utf8_lossy(&buffer[..length])),
+            Err(error) => say(&format!("error {:?}", error.kind())),
+        }
+    }
+    Ok(())
+}
+
+/// A DNS question in wire form (RFC 1035), with recursion desired.
+pub fn question(id: u16, name: &str, kind: u16) -> Vec<u8> {
+    let mut packet = Vec::new();
+    for word in [id, 0x0100, 1, 0, 0, 0] {
+        packet.extend(word.to_be_bytes());
+    }
+    for label in name.split('.') {
+        packet.push(label.len() as u8);
+        packet.extend(label.as_bytes());
+    }
+    packet.push(0);
+    packet.extend(kind.to_be_bytes());
+    packet.extend(1_u16.to_be_bytes());
+    packet
+}
+
+/// `rcode R answers N ADDRESS`, then whether the question came back in the very bytes it was asked with.
+fn dns(server: &str, name: &str, kind: u16) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    let asked = question(0x1234, name, kind);
+    socket.send_to(&asked, address(server))?;
+    let mut buffer = [0; 1500];
+    let (length, from) = socket.recv_from(&mut buffer)?;
+    let reply = &buffer[..length];
+    let answers = u16::from_be_bytes([reply[6], reply[7]]);
+    let last = if answers > 0 && kind == 1 {
+        reply
+            .get(asked.len()..)
+            .and_then(|rest| rest.get(12..16))
+            .map_or_else(String::new, |a| Ipv4Addr::new(a[0], a[1], a[2], a[3]).to_string())
+    } else {
+        "-".into()
+    };
+    let same = reply.get(12..asked.len()) == asked.get(12..);
+    say(&format!("rcode {} answers {answers} {last} same-question {same} from {from}", reply[3] & 15));
+    Ok(())
+}
+
+/// Sends one UDP packet with a source address that is not ours.
+fn spoof(source: &str, destination: &str) -> io::Result<()> {
+    let (SocketAddr::V4(source), SocketAddr::V4(destination)) = (address(source), address(destination)) else {
+        panic!("IPv4 addresses only");
+    };
+    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
+    let mut packet = vec![0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0];
+    packet.extend(source.ip().octets());
+    packet.extend(destination.ip().octets());
+    packet.extend(source.port().to_be_bytes());
+    packet.extend(destination.port().to_be_bytes());
+    packet.extend([0, 12, 0, 0, b's', b'p', b'o', b'f']);
+    let to = SockaddrIn::from(SocketAddrV4::new(*destination.ip(), 0));
+    sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty())?;
+    say("sent");
+    Ok(())
+}
