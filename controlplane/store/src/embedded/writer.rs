@@ -257,6 +257,11 @@ impl Writer {
     }
 }
 
+/// Whether every compared key is as it must be.
+fn holds(compare: &[Compare], current: &[Option<KeyValue>]) -> bool {
+    compare.iter().zip(current).all(|(c, kv)| c.mod_revision == kv.as_ref().map_or(0, |kv| kv.mod_revision))
+}
+
 fn writing(path: &Path) -> impl Fn(redb::StorageError) -> Error {
     move |e| explain("writing to", path, e)
 }
@@ -297,13 +302,18 @@ impl<'txn, 'p> Step<'txn, 'p> {
     }
 
     fn txn(&mut self, txn: &Txn) -> Result<TxnOutcome> {
-        if let Some(current) = self.conflict(&txn.compare)? {
-            return Ok(TxnOutcome::Conflict { revision: self.revision, current });
+        let compared = txn.compare.iter().map(|c| self.current(&c.key)).collect::<Result<Vec<_>>>()?;
+        if !holds(&txn.compare, &compared) {
+            return Ok(TxnOutcome::Conflict { revision: self.revision, current: compared });
         }
         let revision = self.revision + 1;
         let (mut events, mut previous) = (Vec::new(), Vec::with_capacity(txn.operations.len()));
         for operation in &txn.operations {
-            let before = self.current(operation.key())?;
+            // Most operations are on the key that was compared: it is not read twice.
+            let before = match txn.compare.iter().position(|c| c.key == *operation.key()) {
+                Some(at) => compared[at].clone(),
+                None => self.current(operation.key())?,
+            };
             match operation {
                 Operation::Put { key, value, ttl } => {
                     let expires = ttl.map(|ttl| {
@@ -322,14 +332,6 @@ impl<'txn, 'p> Step<'txn, 'p> {
         }
         self.finish(revision, events)?;
         Ok(TxnOutcome::Committed { revision: self.revision, previous })
-    }
-
-    /// The compared keys as they are, if one of them is not as it must be.
-    fn conflict(&self, compare: &[Compare]) -> Result<Option<Vec<Option<KeyValue>>>> {
-        let current = compare.iter().map(|c| self.current(&c.key)).collect::<Result<Vec<_>>>()?;
-        let holds =
-            compare.iter().zip(&current).all(|(c, kv)| c.mod_revision == kv.as_ref().map_or(0, |kv| kv.mod_revision));
-        Ok((!holds).then_some(current))
     }
 
     fn finish(&mut self, revision: Revision, events: Vec<Event>) -> Result<()> {
