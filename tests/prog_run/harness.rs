@@ -58,8 +58,14 @@ pub struct Out {
 impl Kernel {
     /// Programs loaded, the node configured, one Pod behind the veth.
     pub fn new() -> Result<Self> {
+        Self::load(0)
+    }
+
+    /// The same; `have_set_retval` is what the loader would find out about the kernel.
+    pub fn load(have_set_retval: u8) -> Result<Self> {
         let one = ONE.lock().unwrap_or_else(|broken| broken.into_inner());
         let mut loader = EbpfLoader::new();
+        loader.override_global(config::HAVE_SET_RETVAL, &have_set_retval, true);
         for map in [BACKENDS, CONNTRACK] {
             loader.map_max_entries(map, 4096);
         }

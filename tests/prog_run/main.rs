@@ -3,7 +3,9 @@
 
 mod dns;
 mod harness;
+mod live;
 mod load;
 mod network;
+mod room;
 mod service;
 mod spoof;
