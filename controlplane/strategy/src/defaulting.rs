@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 use strake_machinery::Kind;
 
-use crate::walk::{default_text, default_to, object_mut, strip_nulls};
+use crate::walk::{default_text, default_to, drop_zeroes, object_mut, strip_nulls, with};
 use crate::{
-    certificates, classes, core_kinds, crd, discovery, flowcontrol, kinds, meta, networking, node, pod, quota, rbac,
-    scaling, service, volumes, webhooks, workload,
+    certificates, classes, core_kinds, crd, devices, discovery, flowcontrol, kinds, meta, networking, node, pod, quota,
+    rbac, scaling, service, volumes, webhooks, workload,
 };
 
 /// Fills what a decoder of the kind's version would fill, and takes away what a typed client would not have sent
@@ -30,7 +30,12 @@ pub fn default(kind: &Kind, obj: &mut Value) {
         // Raw JSON inside: an explicit null there means something.
         ("apps", "ControllerRevision") => strip_nulls(obj, &["data"]),
         ("apiextensions.k8s.io", _) => strip_nulls(obj, &["spec", "status"]),
-        _ => strip_nulls(obj, &["status"]),
+        _ => {
+            strip_nulls(obj, &["status"]);
+            for field in ["spec", "template"] {
+                with(obj, field, drop_zeroes);
+            }
+        }
     }
     match (group, name) {
         ("", "Pod") => pod::defaults::pod(obj),
@@ -68,6 +73,7 @@ pub fn default(kind: &Kind, obj: &mut Value) {
             webhooks::default_policy(obj);
         }
         ("admissionregistration.k8s.io", _) => webhooks::default_binding(obj),
+        ("resource.k8s.io", _) => devices::default(name, obj),
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flowcontrol::default_schema(obj),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flowcontrol::default_level(obj),
         ("apiregistration.k8s.io", "APIService") => webhooks::default_api_service(obj),

@@ -24,6 +24,7 @@ mod core_kinds;
 mod crd;
 pub mod decode;
 mod defaulting;
+mod devices;
 mod discovery;
 mod errs;
 mod flowcontrol;

@@ -32,10 +32,8 @@ pub(crate) fn prepare_update(new: &mut Value, old: &Value) {
     drop_key(meta, "selfLink");
     put(meta, "generation", old.at("generation").clone());
     put(meta, "creationTimestamp", old.at("creationTimestamp").clone());
-    if meta.text("uid").is_empty() {
-        put(meta, "uid", old.at("uid").clone());
-    }
-    for field in ["name", "namespace"] {
+    // An unconditional update is of whatever is stored; the kinds that have none are the API server's to refuse.
+    for field in ["uid", "name", "namespace", "resourceVersion"] {
         if meta.text(field).is_empty() {
             put(meta, field, old.at(field).clone());
         }

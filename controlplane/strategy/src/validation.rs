@@ -6,8 +6,8 @@ use strake_machinery::Kind;
 use crate::errs::Errs;
 use crate::kinds::{is_custom, row_of};
 use crate::{
-    FieldError, certificates, classes, core_kinds, crd, discovery, flowcontrol, meta, networking, node, pod, prepare,
-    quota, rbac, scaling, service_validate, volumes, webhooks, workload,
+    FieldError, certificates, classes, core_kinds, crd, devices, discovery, flowcontrol, meta, networking, node, pod,
+    prepare, quota, rbac, scaling, service_validate, volumes, webhooks, workload,
 };
 
 /// Everything wrong with a new object, in the order upstream tells it; empty if it may be stored.
@@ -56,6 +56,9 @@ fn content(group: &str, name: &str, obj: &Value, old: Option<&Value>, e: &mut Er
         ("storage.k8s.io", "CSIDriver") => volumes::driver(obj, e),
         ("storage.k8s.io", "CSINode") => volumes::csi_node(obj, e),
         ("storage.k8s.io", "VolumeAttachment") => volumes::attachment(obj, e),
+        ("storage.k8s.io", "VolumeAttributesClass") => volumes::attributes_class(obj, old, e),
+        ("storage.k8s.io", "CSIStorageCapacity") => volumes::storage_capacity(obj, old, e),
+        ("resource.k8s.io", _) => devices::validate(name, obj, old, e),
         ("certificates.k8s.io", "CertificateSigningRequest") => certificates::validate(obj, e),
         ("certificates.k8s.io", "ClusterTrustBundle") => certificates::trust_bundle(obj, e),
         ("", "ResourceQuota") => quota::quota(obj, old, e),

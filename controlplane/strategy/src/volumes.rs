@@ -533,3 +533,35 @@ pub(crate) fn default_claim_templates(spec: &mut Value) {
         default_claim(t);
     });
 }
+
+/// Checks a VolumeAttributesClass; what volumes were changed with stays.
+pub(crate) fn attributes_class(obj: &Value, old: Option<&Value>, e: &mut Errs) {
+    if let Some(old) = old {
+        for field in ["driverName", "parameters"] {
+            immutable(e, &Path::new(field), obj.at(field), old.at(field));
+        }
+        return;
+    }
+    legacy::csi_driver_name(obj.text("driverName"), &Path::new("driverName"), e);
+    if obj.entries("parameters").is_empty() {
+        e.push(required(&Path::new("parameters"), "must contain at least one key/value pair"));
+    }
+}
+
+/// Checks a CSIStorageCapacity: of one class in one place.
+pub(crate) fn storage_capacity(obj: &Value, old: Option<&Value>, e: &mut Errs) {
+    let class = obj.text("storageClassName");
+    invalid_each(e, &Path::new("storageClassName"), class, format::dns_subdomain(class));
+    label_selector(obj.at("nodeTopology"), &Path::new("nodeTopology"), e);
+    for field in ["capacity", "maximumVolumeSize"] {
+        if quantities::is_negative(obj.at(field)) {
+            let told = quantities::canonical(obj.at(field)).unwrap_or_default();
+            e.push(invalid(&Path::new(field), told, crate::errs::NOT_NEGATIVE));
+        }
+    }
+    if let Some(old) = old {
+        for field in ["nodeTopology", "storageClassName"] {
+            immutable(e, &Path::new(field), obj.at(field), old.at(field));
+        }
+    }
+}

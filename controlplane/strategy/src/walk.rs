@@ -191,6 +191,42 @@ pub fn strip_nulls(v: &mut Value, keep: &[&str]) {
     }
 }
 
+/// Numbers and booleans that the API's types hold by value and leave out when zero: `false` or 0 there equals nothing.
+const ZEROES: &[&str] = &[
+    "hostNetwork",
+    "hostPID",
+    "hostIPC",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "readOnly",
+    "unschedulable",
+    "paused",
+    "publishNotReadyAddresses",
+    "globalDefault",
+    "minReadySeconds",
+    "initialDelaySeconds",
+    "hostPort",
+    "nodePort",
+    "healthCheckNodePort",
+    "chapAuthDiscovery",
+    "chapAuthSession",
+    "insecureSkipTLSVerify",
+    "deprecated",
+];
+
+/// Removes such zeroes everywhere below `v`, as a typed client would have.
+pub fn drop_zeroes(v: &mut Value) {
+    match v {
+        Value::Object(o) => {
+            o.retain(|k, x| !(ZEROES.contains(&k.as_str()) && (*x == Value::Bool(false) || as_int(x) == Some(0))));
+            o.values_mut().for_each(drop_zeroes);
+        }
+        Value::Array(a) => a.iter_mut().for_each(drop_zeroes),
+        _ => {}
+    }
+}
+
 /// Fields whose type is a map of text, quantities or bytes: there an empty map equals none.
 const MAPS: &[&str] = &[
     "labels",
@@ -214,7 +250,6 @@ const MAPS: &[&str] = &[
     "max",
     "min",
     "maxLimitRequestRatio",
-    "selector",
 ];
 
 /// Equality as the API machinery means it: a missing list, text, `false`-free map or `null` equals an empty one.

@@ -152,3 +152,14 @@ fn an_api_service_is_named_after_its_version() {
     bad["metadata"]["name"] = "other".into();
     assert_eq!(refused(&k, bad).len(), 1);
 }
+
+#[test]
+fn a_device_claim_asks_for_one_device_unless_told_otherwise() {
+    let k = kind("resource.k8s.io/v1", "ResourceClaim");
+    let claim = json!({ "spec": { "devices": { "requests": [{ "name": "gpu", "exactly": { "deviceClassName": "gpu.example.com" } }] } } });
+    let c = created(&k, claim.clone());
+    assert_eq!(c["spec"]["devices"]["requests"][0]["exactly"]["count"], 1);
+    assert!(refused(&k, claim).is_empty());
+    let (_, errors) = updated(&k, &c, "", |c| c["spec"]["devices"]["requests"] = json!([]));
+    assert!(errors[0].starts_with("spec: Invalid value: ") && errors[0].ends_with("field is immutable"), "{errors:?}");
+}

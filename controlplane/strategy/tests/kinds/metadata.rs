@@ -104,11 +104,19 @@ fn identity_never_changes() {
 }
 
 #[test]
-fn an_update_says_which_version_it_is_of() {
+fn an_unconditional_update_is_of_what_is_stored() {
     let k = kind("v1", "ConfigMap");
-    let (_, errors) =
-        updated(&k, &created(&k, config(json!({}))), "", |c| c["metadata"]["resourceVersion"] = "".into());
-    assert_eq!(errors, ["metadata.resourceVersion: Invalid value: \"\": must be specified for an update"]);
+    let mut old = created(&k, config(json!({})));
+    let (new, errors) = updated(&k, &old, "", |c| c["metadata"]["resourceVersion"] = "".into());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(new["metadata"]["resourceVersion"], "1");
+    old["metadata"]["resourceVersion"] = "1".into();
+    let mut without = old.clone();
+    without["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    assert_eq!(
+        told(strake_strategy::validate_update(&k, &without, &old, "")),
+        ["metadata.resourceVersion: Invalid value: \"\": must be specified for an update"]
+    );
 }
 
 #[test]

@@ -189,3 +189,25 @@ fn binding_puts_a_pod_on_a_node_once() {
         ]
     );
 }
+
+#[test]
+fn a_typed_clients_rewrite_of_a_hand_written_pod_changes_nothing() {
+    let k = kind("v1", "Pod");
+    let old = stored(json!({
+        "hostNetwork": false,
+        "containers": [{
+            "name": "app", "image": "app:1", "tty": false, "args": [], "env": [{ "name": "A", "value": "" }],
+            "readinessProbe": { "tcpSocket": { "port": 1 }, "initialDelaySeconds": 0 },
+        }],
+    }));
+    let (new, errors) = updated(&k, &old, "", |p| {
+        let c = p["spec"]["containers"][0].as_object_mut().unwrap();
+        c.remove("args");
+        c.remove("tty");
+        c["env"] = json!([{ "name": "A" }]);
+        p["spec"].as_object_mut().unwrap().remove("hostNetwork");
+        p["metadata"]["finalizers"] = json!(["a.example/b"]);
+    });
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(new["metadata"]["generation"], 1);
+}
