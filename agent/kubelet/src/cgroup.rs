@@ -66,9 +66,9 @@ pub fn weight(shares: u64) -> u64 {
 }
 
 impl Hierarchies {
-    /// Reads /proc/self/mounts.
+    /// Reads /proc/thread-self/mounts.
     pub fn discover() -> Result<Self> {
-        let path = "/proc/self/mounts";
+        let path = "/proc/thread-self/mounts";
         let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
         let found = Self::parse(&text);
         if found.0.is_empty() {

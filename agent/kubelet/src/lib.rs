@@ -84,10 +84,10 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     });
     let pods = pods::manager::Pods::new(shared.clone());
     let listener = server::bind(&shared).await?;
-    let serve = server::serve(listener, shared.clone(), pods.clone(), stop.clone());
-    let keep_node = node::run(shared.clone(), machine, pods.clone(), network_tx, stop.clone());
-    let follow = pods.run(stop.clone());
-    let events = pods.run_events(stop.clone());
+    let serve = Box::pin(server::serve(listener, shared.clone(), pods.clone(), stop.clone()));
+    let keep_node = Box::pin(node::run(shared.clone(), machine, pods.clone(), network_tx, stop.clone()));
+    let follow = Box::pin(pods.run(stop.clone()));
+    let events = Box::pin(pods.run_events(stop.clone()));
     let (served, kept, (), ()) = tokio::join!(serve, keep_node, follow, events);
     served.and(kept)
 }

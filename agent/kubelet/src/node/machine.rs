@@ -57,7 +57,7 @@ pub fn filesystem(path: &Path) -> Option<(i64, i64, u8)> {
     let s = nix::sys::statvfs::statvfs(path).ok()?;
     let unit = i64::try_from(s.fragment_size()).ok()?;
     let inodes = s.files();
-    let free = if inodes == 0 { 100 } else { (s.files_available() * 100 / inodes) as u8 };
+    let free = (s.files_available() * 100).checked_div(inodes).unwrap_or(100) as u8;
     Some((i64::try_from(s.blocks()).ok()? * unit, i64::try_from(s.blocks_available()).ok()? * unit, free))
 }
 

@@ -212,7 +212,7 @@ impl Worker {
             config: Some(config),
             sandbox_config: Some(sandbox_config),
         };
-        let id = match shared.cri.create_container(request).await {
+        let id = match Box::pin(shared.cri.create_container(request)).await {
             Ok(answer) => answer.container_id,
             Err(e) => {
                 let message = strip(e);

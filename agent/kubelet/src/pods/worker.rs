@@ -290,7 +290,7 @@ impl Worker {
         if let Some(t) = volumes.refresh {
             wait.at_most(t);
         }
-        let acted = self.execute(p, plan, &volumes, &mut wait).await?;
+        let acted = Box::pin(self.execute(p, plan, &volumes, &mut wait)).await?;
         if acted {
             self.refresh().await?;
             self.exits.follow(&self.runtime).await;
@@ -301,8 +301,11 @@ impl Worker {
             }
             self.write_status(status);
             // More may follow at once: the next init container, the regular ones after a sidecar.
-            if plan::compute(p, &self.runtime, &*self.results) != Plan::default() {
-                wait.at_most(wait.0.unwrap_or(Duration::ZERO));
+            // What just failed to start waits for its own time.
+            let mut next = plan::compute(p, &self.runtime, &*self.results);
+            next.start.retain(|w| find(p, *w).is_some_and(|c| !self.waiting.contains_key(&c.name)));
+            if next != Plan::default() {
+                wait.at_most(Duration::ZERO);
             }
         }
         self.collect_garbage(p).await;
@@ -406,7 +409,7 @@ impl Worker {
         for which in plan.start {
             let Some(c) = find(p, which) else { continue };
             let rt = self.runtime.clone();
-            match self.start_container(p, &c, which, &rt, volumes).await {
+            match Box::pin(self.start_container(p, &c, which, &rt, volumes)).await {
                 Ok(()) => {
                     self.waiting.remove(&c.name);
                     acted = true;

@@ -74,12 +74,15 @@ fn attributes(method: &Method, path: &str) -> (&'static str, Vec<&'static str>) 
     (verb, subresources)
 }
 
+/// Caller, verb, subresource.
+type Question = (Caller, &'static str, &'static str);
+
 /// Authentication and authorization.
 pub struct Access {
     client: kube::Client,
     node: String,
     tokens: Mutex<HashMap<[u8; 32], (Caller, Instant)>>,
-    decisions: Mutex<HashMap<(Caller, &'static str, &'static str), (bool, Instant)>>,
+    decisions: Mutex<HashMap<Question, (bool, Instant)>>,
 }
 
 impl Access {

@@ -164,7 +164,7 @@ pub async fn summary(s: &SharedRef, pods: &Pods) -> Response<Body> {
             let containers: Vec<Value> = own
                 .iter()
                 .map(|c| {
-                    let mem = c.memory.clone().unwrap_or_default();
+                    let mem = c.memory.unwrap_or_default();
                     let layer = c.writable_layer.clone().unwrap_or_default();
                     json!({"name": label(c, labels::CONTAINER_NAME), "startTime": v.status.start_time,
                         "cpu": {"time": now, "usageCoreNanoSeconds": cpu(c),

@@ -63,7 +63,8 @@ fn unescape(s: &str) -> PathBuf {
 
 /// Unmounts everything at or below `dir`. An error means that something is still mounted there.
 pub fn unmount_below(dir: &Path) -> Result<()> {
-    let read = || fs::read_to_string("/proc/self/mountinfo").map_err(Error::io("read", "/proc/self/mountinfo"));
+    let read =
+        || fs::read_to_string("/proc/thread-self/mountinfo").map_err(Error::io("read", "/proc/thread-self/mountinfo"));
     for point in points(&read()?, dir) {
         match umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -35,7 +36,7 @@ pub fn prepare(volume: &Path, sub: &str, target: &Path) -> Result<PathBuf> {
         }
         fs::File::create(target).map_err(Error::io("create", target))?;
     }
-    let source = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    let source = PathBuf::from(format!("/proc/thread-self/fd/{}", found.as_raw_fd()));
     mounts::bind(&source, target)?;
     Ok(target.to_owned())
 }
@@ -50,16 +51,23 @@ fn open_beneath(volume: &Path, relative: &Path) -> Result<OwnedFd> {
         Err(Errno::ENOENT) => {}
         Err(e) => return Err(Error::os("open inside the volume", full())(e)),
     }
+    // What is made has the volume's own permissions, whatever our umask.
+    let mode = Mode::from_bits_truncate(fstat(&root).map_err(Error::os("stat", volume))?.st_mode & 0o777);
     let mut at = root;
     for part in relative.components() {
         let Component::Normal(name) = part else { continue };
-        match mkdirat(&at, name, Mode::from_bits_truncate(0o750)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+        let made = match mkdirat(&at, name, mode) {
+            Ok(()) => true,
+            Err(Errno::EEXIST) => false,
             Err(e) => return Err(Error::os("create directory inside the volume", full())(e)),
-        }
+        };
         // No link is followed while making directories.
         let step = how.resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
         at = openat2(&at, name, step).map_err(Error::os("open inside the volume", full()))?;
+        if made {
+            let opened = format!("/proc/thread-self/fd/{}", at.as_raw_fd());
+            fs::set_permissions(opened, fs::Permissions::from_mode(mode.bits())).map_err(Error::io("chmod", full()))?;
+        }
     }
     Ok(at)
 }
