@@ -5,6 +5,7 @@
 //! sockets, files, clocks (callers pass `now`) or the store.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod convert;
 pub mod discovery;
 pub mod field;

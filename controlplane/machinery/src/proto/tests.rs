@@ -79,6 +79,31 @@ fn schemas_in_schemas_survive() {
     );
 }
 
+/// `kubectl create deployment web --image=nginx --replicas=3 --port=80`, as kubectl 1.37 sends it.
+const CREATE_DEPLOYMENT: &[&[u8]] = &[
+    b"k8s\x00\x0a\x15\x0a\x07apps/v1\x12\x0aDeployment\x12\xb8\x01\x0a\x1f\x0a\x03web\x12\x00\x1a\x00",
+    b"\"\x00*\x002\x008\x00B\x00Z\x0a\x0a\x03app\x12\x03web\x12\x86\x01\x08\x03\x12\x0c\x0a\x0a\x0a",
+    b"\x03app\x12\x03web\x1al\x0a\x1c\x0a\x00\x12\x00\x1a\x00\"\x00*\x002\x008\x00B\x00Z\x0a\x0a\x03ap",
+    b"p\x12\x03web\x12L\x12.\x0a\x05nginx\x12\x05nginx*\x002\x0a\x0a\x00\x10\x00\x18P\"\x00*\x00B\x00j",
+    b"\x00r\x00\x80\x01\x00\x88\x01\x00\x90\x01\x00\xa2\x01\x00\x1a\x002\x00B\x00J\x00R\x00X\x00`\x00h",
+    b"\x00\x82\x01\x00\x8a\x01\x00\x9a\x01\x00\xc2\x01\x00\"\x02\x0a\x00(\x008\x00\x1a\x0c\x08\x00\x10",
+    b"\x00\x18\x00 \x00(\x008\x00\x1a\x00\"\x00",
+];
+
+#[test]
+fn what_kubectl_sends_is_understood() {
+    let kind = kind("apps/v1", "Deployment");
+    let labels = json!({"app": "web"});
+    assert_eq!(
+        decode(kind, &CREATE_DEPLOYMENT.concat()).unwrap(),
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "labels": labels},
+            "spec": {"replicas": 3, "selector": {"matchLabels": labels}, "strategy": {}, "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "nginx", "image": "nginx", "ports": [{"containerPort": 80}],
+                    "resources": {}}]}}}, "status": {}})
+    );
+}
+
 #[test]
 fn what_go_writes_for_unset_fields_is_left_out() {
     // ObjectMeta as Go's generated code writes it: every string, and an empty creationTimestamp.

@@ -205,6 +205,24 @@ fn walk(message: &'static Message, object: &mut Value, strict_errors: &mut Vec<S
     walker.message(message, object, &Step::Root)
 }
 
+/// The object Go starts from: structs that are no pointers are there, lists it always writes are null.
+pub(crate) fn zero(message: &'static Message) -> Value {
+    let schema = Schema::get();
+    let mut map = Map::new();
+    for field in schema.json_fields(message) {
+        match &field.ty {
+            Type::Message(id) if !field.pointer => {
+                map.insert(field.name.into(), zero(schema.get_message(*id)));
+            }
+            Type::List(_) if field.always => {
+                map.insert(field.name.into(), Value::Null);
+            }
+            _ => {}
+        }
+    }
+    Value::Object(map)
+}
+
 struct Walker<'a> {
     schema: &'static Schema,
     unknown: &'a mut Vec<String>,
@@ -302,7 +320,7 @@ impl Walker<'_> {
             Type::List(item) => {
                 for (i, v) in value.as_array_mut().into_iter().flatten().enumerate() {
                     if v.is_null() && !self.only_prune {
-                        *v = zero(item);
+                        *v = zero_of(item);
                     }
                     self.value(owner, item, v, &Step::Index(path, i))?;
                 }
@@ -311,7 +329,7 @@ impl Walker<'_> {
             Type::Map(item) => {
                 for (key, v) in value.as_object_mut().into_iter().flatten() {
                     if v.is_null() && !self.only_prune {
-                        *v = zero(item);
+                        *v = zero_of(item);
                     }
                     self.value(owner, item, v, &Step::Key(path, key))?;
                 }
@@ -390,7 +408,7 @@ pub(crate) fn omitted(field: &Field, value: &Value) -> bool {
 }
 
 /// What a null in a list or map becomes.
-fn zero(ty: &Type) -> Value {
+fn zero_of(ty: &Type) -> Value {
     match ty {
         Type::String | Type::Bytes => json!(""),
         Type::Bool => json!(false),

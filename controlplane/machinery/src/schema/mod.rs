@@ -32,7 +32,7 @@ pub use decode::{
     strict_error, unknown_fields, unknown_fields_as,
 };
 
-pub(crate) use decode::{JSON_SCHEMA_PROPS, omitted};
+pub(crate) use decode::{JSON_SCHEMA_PROPS, omitted, zero};
 
 use crate::registry::Kind;
 
