@@ -268,29 +268,40 @@ impl Snapshot {
         }
     }
 
-    /// How many Pods of `namespace` that are not terminating match `selector`, by node (absent: none).
-    pub fn count(&mut self, namespace: &str, selector: &LabelSelector) -> &HashMap<NodeId, i32> {
+    /// Sees to it that Pods of `namespace` that are not terminating and match `selector` are counted; the answer is
+    /// the key for [`Snapshot::counted`].
+    pub fn count(&mut self, namespace: &str, selector: &LabelSelector) -> String {
         self.clock += 1;
         let clock = self.clock;
         let key = format!("{namespace}/{}", serde_json::to_string(selector).unwrap_or_default());
-        if !self.counts.contains_key(&key) {
-            if self.counts.len() >= COUNTED
-                && let Some(oldest) = self.counts.iter().min_by_key(|(_, c)| c.used).map(|(k, _)| k.clone())
-            {
-                self.counts.remove(&oldest);
-            }
-            let mut by_node = HashMap::new();
-            for (pod, id) in self.in_namespace(namespace) {
-                if !pod.terminating && labels::matches(selector, pod.labels()) {
-                    *by_node.entry(id).or_insert(0) += 1;
-                }
-            }
-            let fresh = Counted { namespace: namespace.to_string(), selector: selector.clone(), by_node, used: clock };
-            self.counts.insert(key.clone(), fresh);
+        if let Some(counted) = self.counts.get_mut(&key) {
+            counted.used = clock;
+            return key;
         }
-        let counted = self.counts.get_mut(&key).expect("inserted above if it was not there");
-        counted.used = clock;
-        &counted.by_node
+        if self.counts.len() >= COUNTED
+            && let Some(oldest) = self.counts.iter().min_by_key(|(_, c)| c.used).map(|(k, _)| k.clone())
+        {
+            self.counts.remove(&oldest);
+        }
+        let mut by_node = HashMap::new();
+        for (pod, id) in self.in_namespace(namespace) {
+            if !pod.terminating && labels::matches(selector, pod.labels()) {
+                *by_node.entry(id).or_insert(0) += 1;
+            }
+        }
+        let fresh = Counted { namespace: namespace.to_string(), selector: selector.clone(), by_node, used: clock };
+        self.counts.insert(key.clone(), fresh);
+        key
+    }
+
+    /// What was counted under a key, by node; nodes without a matching Pod are absent.
+    pub fn counted(&self, key: &str) -> impl Iterator<Item = (NodeId, i32)> {
+        self.counts.get(key).into_iter().flat_map(|c| c.by_node.iter().map(|(id, n)| (*id, *n)))
+    }
+
+    /// The count of one node.
+    pub fn counted_on(&self, key: &str, id: NodeId) -> i32 {
+        self.counts.get(key).and_then(|c| c.by_node.get(&id)).copied().unwrap_or(0)
     }
 
     /// The placed Pods of a namespace.

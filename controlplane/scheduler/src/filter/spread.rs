@@ -22,14 +22,14 @@ pub fn eligible(pod: &PodInfo, c: &SpreadConstraint, node: &NodeInfo) -> bool {
 pub fn prepare(snapshot: &mut Snapshot, pod: &PodInfo) -> Prepared {
     let mut prepared = Prepared::default();
     for c in &pod.hard_spread {
-        let counts = snapshot.count(&pod.namespace, &c.selector).clone();
+        let key = snapshot.count(&pod.namespace, &c.selector);
         let mut domains: HashMap<String, i32> = HashMap::new();
         for id in snapshot.node_ids() {
             let node = snapshot.node(*id);
             // Only nodes that have every constraint's label take part.
             let all_labels = pod.hard_spread.iter().all(|c| node.label(&c.topology_key).is_some());
             if let (true, true, Some(domain)) = (all_labels, eligible(pod, c, node), node.label(&c.topology_key)) {
-                *domains.entry(domain.to_string()).or_insert(0) += counts.get(id).copied().unwrap_or(0);
+                *domains.entry(domain.to_string()).or_insert(0) += snapshot.counted_on(&key, *id);
             }
         }
         let least = domains.values().copied().min().unwrap_or(0);

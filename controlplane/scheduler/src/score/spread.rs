@@ -41,7 +41,7 @@ pub fn scores(
     let ignored: Vec<bool> = nodes.iter().map(|id| ignored(*id)).collect();
     let mut raw = vec![0.0_f64; nodes.len()];
     for c in constraints {
-        let counts = snapshot.count(&pod.namespace, &c.selector).clone();
+        let key = snapshot.count(&pod.namespace, &c.selector);
         let per_host = c.topology_key == HOSTNAME;
         let mut domains: HashMap<&str, i32> = HashMap::new();
         let size = if per_host {
@@ -52,12 +52,10 @@ pub fn scores(
                     domains.entry(v).or_insert(0);
                 }
             }
-            for id in snapshot.node_ids() {
-                let n = counts.get(id).copied().unwrap_or(0);
-                if n > 0
-                    && let Some(v) = snapshot_label(snapshot, *id, c)
-                    && eligible(pod, c, snapshot.node(*id))
+            for (id, n) in snapshot.counted(&key) {
+                if let Some(v) = snapshot_label(snapshot, id, c)
                     && let Some(total) = domains.get_mut(v)
+                    && eligible(pod, c, snapshot.node(id))
                 {
                     *total += n;
                 }
@@ -67,7 +65,7 @@ pub fn scores(
         let weight = (size as f64 + 2.0).ln();
         for (i, id) in nodes.iter().enumerate() {
             let Some(v) = snapshot_label(snapshot, *id, c) else { continue };
-            let n = if per_host { counts.get(id).copied().unwrap_or(0) } else { domains.get(v).copied().unwrap_or(0) };
+            let n = if per_host { snapshot.counted_on(&key, *id) } else { domains.get(v).copied().unwrap_or(0) };
             raw[i] += f64::from(n) * weight + f64::from(c.max_skew - 1);
         }
     }
