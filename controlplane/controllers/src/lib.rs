@@ -16,9 +16,14 @@ pub mod bootstraptoken;
 pub mod certificates;
 pub mod clusterrole;
 pub mod deployment;
+pub mod discovered;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod garbage;
+pub mod namespace;
 pub mod nodeipam;
+pub mod nodelifecycle;
+pub mod podgc;
 pub mod replicaset;
 pub mod rootca;
 pub mod runtime;
@@ -36,6 +41,24 @@ use tokio_util::sync::CancellationToken;
 
 /// The identity under which the shared informers list and watch.
 pub const INFORMER_IDENTITY: &str = "system:kube-controller-manager";
+
+/// Every identity [`run`] asks `clients` for. Names without `system:` are ServiceAccounts of kube-system.
+pub const IDENTITIES: &[&str] = &[
+    INFORMER_IDENTITY,
+    "deployment-controller",
+    "endpointslice-controller",
+    "endpoint-controller",
+    "replicaset-controller",
+    "service-account-controller",
+    "root-ca-cert-publisher",
+    "certificate-controller",
+    "node-controller",
+    "clusterrole-aggregation-controller",
+    "token-cleaner",
+    "namespace-controller",
+    "generic-garbage-collector",
+    "pod-garbage-collector",
+];
 
 /// What the controllers must be told. Everything else they read from the API.
 #[derive(Clone)]
@@ -75,7 +98,10 @@ impl Config {
 #[derive(Clone)]
 pub(crate) struct Context {
     pub shared: Shared,
+    /// Writes, under the controller's own identity.
     pub client: Client,
+    /// Lists and watches, under [`INFORMER_IDENTITY`].
+    pub informers: Client,
     pub recorder: Recorder,
     pub cancel: CancellationToken,
     pub config: Arc<Config>,
@@ -88,7 +114,8 @@ pub(crate) struct Context {
 /// With several servers this is what the holder of the `kube-system/kube-controller-manager` Lease runs: take the
 /// Lease first, and cancel when it is lost. Nothing here keeps state outside the API.
 pub async fn run(config: Config, clients: impl Fn(&str) -> Client, cancel: CancellationToken) {
-    let shared = Shared::start(&clients(INFORMER_IDENTITY), &cancel);
+    let informers = clients(INFORMER_IDENTITY);
+    let shared = Shared::start(&informers, &cancel);
     let config = Arc::new(config);
     let context = |identity: &'static str| {
         let client = clients(identity);
@@ -96,6 +123,7 @@ pub async fn run(config: Config, clients: impl Fn(&str) -> Client, cancel: Cance
             shared: shared.clone(),
             recorder: Recorder::start(client.clone(), identity, Flavour::Core, cancel.clone()),
             client,
+            informers: informers.clone(),
             cancel: cancel.clone(),
             config: config.clone(),
         }
@@ -109,6 +137,10 @@ pub async fn run(config: Config, clients: impl Fn(&str) -> Client, cancel: Cance
     tasks.spawn(rootca::run(context("root-ca-cert-publisher")));
     tasks.spawn(certificates::run(context("certificate-controller")));
     tasks.spawn(nodeipam::run(context("node-controller")));
+    tasks.spawn(nodelifecycle::run(context("node-controller")));
+    tasks.spawn(podgc::run(context("pod-garbage-collector")));
+    tasks.spawn(namespace::run(context("namespace-controller")));
+    tasks.spawn(garbage::run(context("generic-garbage-collector")));
     tasks.spawn(clusterrole::run(context("clusterrole-aggregation-controller")));
     tasks.spawn(bootstraptoken::run(context("token-cleaner")));
     while let Some(finished) = tasks.join_next().await {
