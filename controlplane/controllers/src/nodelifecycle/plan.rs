@@ -78,7 +78,10 @@ pub fn patience(health: &Health, grace: Duration, now: Timestamp) -> Duration {
 pub fn taints(node: &Node, isolated: bool, now: Timestamp) -> Option<Vec<Taint>> {
     let is = |kind: &str, status: &str| condition(node, kind).is_some_and(|c| c.status == status);
     let cordoned = node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true);
-    let (down, lost) = (ready(node) == "False", ready(node) == "Unknown");
+    // A node that never reported keeps the not-ready taint that admission gave it.
+    let new = condition(node, "Ready").is_none();
+    let tainted = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == NOT_READY);
+    let (down, lost) = (is("Ready", "False") || (new && tainted), is("Ready", "Unknown"));
     let wanted = [
         (NOT_READY, "NoSchedule", down),
         (UNREACHABLE, "NoSchedule", lost),
@@ -87,7 +90,7 @@ pub fn taints(node: &Node, isolated: bool, now: Timestamp) -> Option<Vec<Taint>>
         ("node.kubernetes.io/pid-pressure", "NoSchedule", is("PIDPressure", "True")),
         ("node.kubernetes.io/network-unavailable", "NoSchedule", is("NetworkUnavailable", "True")),
         ("node.kubernetes.io/unschedulable", "NoSchedule", cordoned),
-        (NOT_READY, "NoExecute", down && !isolated),
+        (NOT_READY, "NoExecute", is("Ready", "False") && !isolated),
         (UNREACHABLE, "NoExecute", lost && !isolated),
     ];
     let current = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
