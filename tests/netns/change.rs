@@ -62,7 +62,8 @@ fn udp_leaves_a_removed_backend_at_once_connected_or_not() {
     lab.endpoints("log", "UDP", &[(two.ip, 5514)]);
     let ApplyOutcome::Applied(applied) = lab.apply() else { panic!("nothing applied") };
     assert_eq!(applied.swept.sockets, 1, "the connected socket of the hooked Pod: {applied:?}");
-    assert_eq!(hooked.ask(""), "error ConnectionAborted");
+    let answer = hooked.ask("");
+    assert!(answer.starts_with("error "), "it still talks to the removed backend: {answer}");
     assert!(packets.ask("").starts_with("two "), "the packet path chooses again");
     let answer = lab.in_pod(&client, &["udp", &vip]).line();
     assert!(answer.starts_with("two "), "{answer}");

@@ -249,7 +249,7 @@ impl Loaded {
     pub fn detach_pod(&mut self, interface: &str) -> Result<(), LoadError> {
         for name in [program::FROM_POD, program::TO_POD] {
             let key = format!("pods/{interface}-{name}");
-            remove(&self.links.join(&key))?;
+            detach(&self.links.join(&key))?;
             self.attached.remove(&key);
             if self.clsact {
                 detach_clsact(interface, name);
@@ -345,6 +345,15 @@ fn detach_clsact(interface: &str, name: &'static str) {
     drop(clsact_link(interface, tc_direction(name)));
 }
 
+/// Detaches the link pinned at `path`, if there is one, and removes the pin.
+fn detach(path: &Path) -> Result<(), LoadError> {
+    if let Ok(link) = sys::open_pin(path) {
+        // What it was attached to may be gone, and then so is the attachment.
+        let _ = sys::link_detach(link.as_fd());
+    }
+    remove(path)
+}
+
 fn remove(path: &Path) -> Result<(), LoadError> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LoadError::Remove { path: path.into(), source }),
@@ -362,7 +371,7 @@ pub fn cleanup(bpf_root: &Path) -> Result<(), LoadError> {
                 for entry in entries {
                     let path = entry.map_err(fail)?.path();
                     if !path.is_dir() {
-                        remove(&path)?;
+                        detach(&path)?;
                     }
                 }
             }

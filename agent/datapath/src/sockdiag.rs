@@ -1,8 +1,8 @@
 //! Ends UDP sockets that are connected to a backend which is gone (`SOCK_DESTROY`, `CONFIG_INET_DIAG_DESTROY`).
 //!
 //! A connected UDP socket keeps sending to the address that connect() was given: no packet ever tells it that the
-//! backend left. Destroying it makes its next call fail with ECONNABORTED, so that a resolver or a QUIC client opens
-//! another. Only sockets whose cookie a socket hook recorded are touched: one that dialled the Pod itself is not ours.
+//! backend left. Destroying it makes a waiting call fail with ECONNABORTED and the next send with EDESTADDRREQ, so that
+//! a resolver or a QUIC client opens another. Only sockets whose cookie a socket hook recorded are touched: one that dialled the Pod itself is not ours.
 //!
 //! Sockets are per network namespace: every namespace that a process of the node's cgroup subtree lives in is visited,
 //! on a thread of its own (setns changes the thread).
