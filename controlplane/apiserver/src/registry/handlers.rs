@@ -78,7 +78,7 @@ pub async fn handle(call: &Call<'_>, request: Request<Incoming>) -> Result<Respo
         if info.subresource != "proxy" && !subresource.verbs.has(info.verb) {
             return Err(ApiError::method_not_allowed());
         }
-    } else if !kind.verbs.has(info.verb) {
+    } else if !kind.verbs.has(info.verb) || (info.verb == "create" && !info.name.is_empty()) {
         return Err(ApiError::method_not_allowed());
     }
     if kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
