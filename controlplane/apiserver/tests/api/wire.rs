@@ -159,3 +159,29 @@ async fn a_port_that_is_taken_is_named() {
     let message = refused.err().unwrap().to_string();
     assert!(message.contains(&server.address.to_string()) && message.contains("in use"), "{message}");
 }
+
+#[tokio::test]
+async fn a_connection_survives_refusals() {
+    use hyper_util::rt::TokioIo;
+    let server = TestServer::start().await;
+    let identity = server.pki.issue_client("nobody-special", &[], strake_pki::DAY).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(server.pki.ca().certificate_der().clone()).unwrap();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(identity.chain().unwrap(), identity.key().unwrap())
+        .unwrap();
+    let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for path in ["/api/v1/nodes", "/api/v1/nope", "/version", "/api/v1/namespaces/default/pods/p"] {
+        let body = http_body_util::Full::new(bytes::Bytes::from(vec![b' '; 100_000]));
+        let request = http::Request::post(path).header("host", "x").body(body).unwrap();
+        let answer = sender.send_request(request).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(answer.status().is_client_error(), "{path}: {}", answer.status());
+        http_body_util::BodyExt::collect(answer.into_body()).await.unwrap();
+        sender.ready().await.unwrap();
+    }
+}
