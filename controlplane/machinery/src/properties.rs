@@ -128,14 +128,14 @@ proptest! {
 
     #[test]
     fn applying_twice_is_applying_once(a in any_json(), b in any_json()) {
-        let cm = Registry::builtin().by_type("v1", "Pod").unwrap();
+        let pod = Registry::builtin().by_type("v1", "Pod").unwrap();
         let now = time::parse("2026-01-01T00:00:00Z").unwrap();
         let manager = apply::Manager { name: "m", subresource: "", now };
-        if let (Ok(live), Ok(config)) = (schema::decode_value(cm, a), schema::decode_value(cm, b)) {
-            if let Ok(once) = apply::apply(cm, Some(&live.object), &config.object, &manager, true) {
-                let twice = apply::apply(cm, Some(&once), &config.object, &manager, false).unwrap();
-                prop_assert_eq!(twice, once);
-            }
+        if let (Ok(live), Ok(config)) = (schema::decode_value(pod, a), schema::decode_value(pod, b))
+            && let Ok(once) = apply::apply(pod, Some(&live.object), &config.object, &manager, true)
+        {
+            let twice = apply::apply(pod, Some(&once), &config.object, &manager, false).unwrap();
+            prop_assert_eq!(twice, once);
         }
     }
 
