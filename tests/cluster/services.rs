@@ -87,7 +87,7 @@ fn a_service_is_one_name_for_pods_nodes_and_the_host() {
     assert_eq!(flow["source"]["pod"], "client", "{flow}");
     assert!(flow["destination"]["pod"].as_str().unwrap().starts_with("web-"), "{flow}");
     assert_eq!(flow["service"]["name"], "web", "{flow}");
-    assert_eq!(flow["verdict"], "TRANSLATED", "{flow}");
+    assert_eq!(flow["verdict"], "FORWARDED", "{flow}");
     let listed = cluster.strake(&["service", "list"]);
     assert!(listed.text().contains(&format!("{vip}:80")), "{listed}");
     let traced = cluster.strake(&["service", "trace", "default/web"]);

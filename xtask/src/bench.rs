@@ -1,14 +1,12 @@
 //! `cargo xtask bench NAME`: us and the peer in one run. Figures are printed and written to `target/bench/NAME.json`.
 
-use std::process::Command;
-
 use anyhow::{Result, bail};
 
-use crate::{setup, ui};
+use crate::{build, setup, ui};
 
 pub fn run(name: &str, rest: &[String]) -> Result<()> {
     setup::run(&setup::ALL)?;
-    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    let mut cargo = build::cargo();
     match name {
         "proxy" | "dns" => {
             cargo.args(["run", "--release", "--package", "strake-tests", "--bin", "strake-bench", "--", name])

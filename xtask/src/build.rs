@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::ui;
 
-fn cargo() -> Command {
+/// The cargo that runs this.
+pub fn cargo() -> Command {
     Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
 }
 
@@ -21,6 +22,11 @@ pub fn strake(profile: &str) -> Result<PathBuf> {
     ui::step(&format!("Building strake ({profile})"));
     ui::show(cargo().args(["build", "--package", "strake", "--profile", profile]))?;
     let dir = if profile == "dev" { "debug" } else { profile };
+    built(dir)
+}
+
+/// The binary that a build left in a profile's directory.
+pub fn built(dir: &str) -> Result<PathBuf> {
     fs::canonicalize(target_dir().join(dir).join("strake")).context("finding the built binary")
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use strake_rig::{Rig, Room, Spec, cgroup::Hierarchies};
+use strake_rig::{Rig, Room, Spec, cgroup::Hierarchies, process};
 
 use crate::{build, clients, demo, setup, ui};
 
@@ -60,13 +60,16 @@ pub fn up(args: &UpArgs) -> Result<()> {
     let groups = Hierarchies::detect()?;
     let mut started = 0;
     for (n, room) in rig.rooms().iter().enumerate() {
-        if running(&groups, &rig.spec.name, &room.name).is_none() {
-            spawn(&strake, &rig, room, n == 0)?;
-            started += 1;
-        }
+        let process = match running(&groups, &rig.spec.name, &room.name) {
+            Some(process) => process,
+            None => {
+                started += 1;
+                spawn(&strake, &rig, room, n == 0)?
+            }
+        };
         if n == 0 {
             let token = data_dir.join("server/token");
-            wait_for(&format!("{} to exist", token.display()), room, &groups, &rig.spec.name, || token.exists())?;
+            wait_for(&token, process, &data_dir.join("server.log"))?;
         }
     }
     let kubeconfig = data_dir.join("admin.kubeconfig");
@@ -113,15 +116,16 @@ pub fn down(place: &Place) -> Result<()> {
     Ok(())
 }
 
-/// The pid of a node's strake process, if it runs.
-fn running(groups: &Hierarchies, rig: &str, node: &str) -> Option<i32> {
+/// A node's strake process, if it runs.
+fn running(groups: &Hierarchies, rig: &str, node: &str) -> Option<process::Id> {
     groups
         .processes(&format!("{rig}/{node}/system"))
         .into_iter()
         .find(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "strake"))
+        .and_then(process::Id::of)
 }
 
-fn spawn(strake: &Path, rig: &Rig, room: &Room, server: bool) -> Result<()> {
+fn spawn(strake: &Path, rig: &Rig, room: &Room, server: bool) -> Result<process::Id> {
     let data_dir = &rig.spec.data_dir;
     let mut args: Vec<String> = vec![if server { "server" } else { "agent" }.into()];
     let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
@@ -139,21 +143,19 @@ fn spawn(strake: &Path, rig: &Rig, room: &Room, server: bool) -> Result<()> {
         flag("token-file", data_dir.join("server/token").display().to_string());
     }
     let log = if server { data_dir.join("server.log") } else { room.dir.join("agent.log") };
-    room.spawn(&strake.display().to_string(), &args, &log)?;
-    Ok(())
+    Ok(room.spawn(&strake.display().to_string(), &args, &log)?)
 }
 
-/// Waits for a condition while the room's strake process lives.
-fn wait_for(what: &str, room: &Room, groups: &Hierarchies, rig: &str, done: impl Fn() -> bool) -> Result<()> {
-    ui::spin(&format!("waiting for {what}"), || {
+/// Waits for a file while the process that should write it lives.
+fn wait_for(file: &Path, process: process::Id, log: &Path) -> Result<()> {
+    ui::spin("waiting for the server", || {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !done() {
-            let log = room.dir.parent().and_then(Path::parent).map(|d| d.join("server.log")).unwrap_or_default();
-            if running(groups, rig, &room.name).is_none() {
-                bail!("strake ended on {}\n{}", room.name, last_lines(&log));
+        while !file.exists() {
+            if !process.alive() {
+                bail!("strake ended\n{}", last_lines(log));
             }
             if Instant::now() > deadline {
-                bail!("still waiting for {what} after 60 s\n{}", last_lines(&log));
+                bail!("{} does not exist after 60 s\n{}", file.display(), last_lines(log));
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -16,18 +16,22 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     setup::run(&setup::ALL)?;
     clients::fetch()?;
-    let strake = build::strake("dev")?;
     let demo = build::demo_image()?;
     let busybox = build::busybox_image()?;
-    ui::step("Testing");
-    let mut runner = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    let nextest = ui::capture(Command::new("cargo").args(["nextest", "--version"])).is_ok();
-    if nextest {
-        runner.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    let words: &[&str] = if ui::capture(Command::new("cargo").args(["nextest", "--version"])).is_ok() {
+        &["nextest", "run", "--workspace"]
     } else {
-        runner.args(["test", "--workspace", "--no-fail-fast"]);
-    }
+        &["test", "--workspace"]
+    };
+    ui::step("Building the tests and the binary they run");
+    ui::show(build::cargo().args(words).arg("--no-run"))?;
+    // The command line's own tests need the binary, so it is there now, built once with what the tests are built with.
+    let strake = build::built("debug")?;
+    ui::step("Testing");
+    let mut runner = build::cargo();
     runner
+        .args(words)
+        .arg("--no-fail-fast")
         .env("STRAKE_BIN", strake)
         .env("STRAKE_DEMO_IMAGE", demo)
         .env("STRAKE_BUSYBOX_IMAGE", busybox)

@@ -72,11 +72,32 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs the plugin for the environment and standard input of this process; returns the exit code.
-pub fn main() -> i32 {
+/// Which plugin this executable is, by the name it was started under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// `strake-cni`: the Pod's link.
+    Strake,
+    /// `loopback`: containerd brings up a Pod's `lo` through a plugin of this name, before any other.
+    Loopback,
+}
+
+impl Plugin {
+    /// By file name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            crate::node::PLUGIN => Some(Self::Strake),
+            crate::node::LOOPBACK => Some(Self::Loopback),
+            _ => None,
+        }
+    }
+}
+
+/// Runs a plugin for the environment and standard input of this process; returns the exit code.
+pub fn main(plugin: Plugin) -> i32 {
     let mut input = Vec::new();
     let read = std::io::stdin().read_to_end(&mut input);
     let outcome = match read {
+        Ok(_) if plugin == Plugin::Loopback => loopback(&std::env::vars().collect(), &input),
         Ok(_) => run(&std::env::vars().collect(), &input),
         Err(error) => Err(Failure::new(5, "reading the network configuration from standard input", error)),
     };
@@ -131,6 +152,34 @@ fn run(env: &HashMap<String, String>, input: &[u8]) -> Result<Value, Failure> {
         "GC" => gc(&conf).map(|()| Value::Null).map_err(Into::into),
         other => Err(Failure::new(4, "unknown CNI_COMMAND", other)),
     }
+}
+
+/// Brings up `lo` in the Pod's namespace. There is nothing to take down: the link goes with its namespace.
+fn loopback(env: &HashMap<String, String>, input: &[u8]) -> Result<Value, Failure> {
+    let command = env.get("CNI_COMMAND").map_or("", String::as_str);
+    match command {
+        "VERSION" => return Ok(json!({"cniVersion": "1.1.0", "supportedVersions": VERSIONS})),
+        "ADD" | "CHECK" => {}
+        _ => return Ok(Value::Null),
+    }
+    let conf: Value =
+        serde_json::from_slice(input).map_err(|e| Failure::new(6, "the network configuration cannot be decoded", e))?;
+    let netns = env
+        .get("CNI_NETNS")
+        .filter(|v| !v.is_empty())
+        .ok_or_else(|| Failure::new(4, "a required environment variable is missing", "CNI_NETNS is not set"))?;
+    in_netns(Path::new(netns), || async {
+        let pod = Netlink::open()?;
+        pod.up(pod.index("lo").await?, None).await
+    })?;
+    if command == "CHECK" {
+        return Ok(Value::Null);
+    }
+    Ok(json!({
+        "cniVersion": conf["cniVersion"],
+        "interfaces": [{"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": netns}],
+        "ips": [{"address": "127.0.0.1/8", "interface": 0}],
+    }))
 }
 
 /// The Kubernetes names the runtime passes in CNI_ARGS (`K=V;K=V`).
@@ -323,6 +372,12 @@ mod tests {
         assert_eq!(run(&env(&[("CNI_COMMAND", "ADD")]), b"{").unwrap_err().code, 6);
         let conf = br#"{"cniVersion":"9.9","name":"n","type":"t","podCIDR":"10.0.0.0/24","stateDir":"/x","agentSocket":"/y","mtu":1500}"#;
         assert_eq!(run(&env(&[("CNI_COMMAND", "ADD")]), conf).unwrap_err().code, 1);
+    }
+
+    #[test]
+    fn loopback_needs_a_namespace_to_add_and_nothing_to_delete() {
+        assert_eq!(loopback(&env(&[("CNI_COMMAND", "DEL")]), b"").unwrap(), Value::Null);
+        assert_eq!(loopback(&env(&[("CNI_COMMAND", "ADD")]), b"{}").unwrap_err().code, 4);
     }
 
     #[test]

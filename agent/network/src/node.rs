@@ -11,6 +11,8 @@ use crate::link::Netlink;
 
 /// Name of the plugin's executable in the CNI bin directory.
 pub const PLUGIN: &str = "strake-cni";
+/// containerd looks for a plugin of this name beside ours.
+pub const LOOPBACK: &str = "loopback";
 
 /// Turns on forwarding and loosens reverse-path filtering, in this network namespace only.
 ///
@@ -39,15 +41,17 @@ pub async fn add_dns_address(netlink: &Netlink, dns: Ipv4Addr) -> Result<(), Err
     netlink.add_address(lo, dns, 32).await
 }
 
-/// Writes the network configuration and links the plugin to this executable, both atomically.
+/// Writes the network configuration and links the plugins to this executable, each atomically.
 pub fn install_plugin(bin_dir: &Path, conf_dir: &Path, executable: &Path, conf: &NetConf) -> Result<(), Error> {
     for dir in [bin_dir, conf_dir] {
         fs::create_dir_all(dir).map_err(Error::io(format!("making {}", dir.display())))?;
     }
-    let plugin = bin_dir.join(PLUGIN);
-    if fs::read_link(&plugin).ok().as_deref() != Some(executable) {
-        let partial = bin_dir.join(".strake-cni.partial");
-        let _ = fs::remove_file(&partial);
+    for plugin in [PLUGIN, LOOPBACK].map(|name| bin_dir.join(name)) {
+        if fs::read_link(&plugin).ok().as_deref() == Some(executable) {
+            continue;
+        }
+        let partial = plugin.with_extension("partial");
+        let _ = fs::remove_file(&partial); // left by a crash, or not there
         std::os::unix::fs::symlink(executable, &partial)
             .and_then(|()| fs::rename(&partial, &plugin))
             .map_err(Error::io(format!("linking {} to {}", plugin.display(), executable.display())))?;

@@ -47,8 +47,7 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// Nothing taken, nothing given up.
-    pub fn none() -> Self {
+    fn none() -> Self {
         Self {
             allocator: None,
             addresses: Vec::new(),

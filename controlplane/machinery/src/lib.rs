@@ -26,6 +26,3 @@ pub mod time;
 
 pub use registry::{GroupKind, GroupResource, Kind, Registry, Subresource, Verbs};
 pub use status::ApiError;
-
-#[cfg(test)]
-mod properties;

@@ -77,7 +77,10 @@ pub async fn serve(listener: TcpListener, shared: SharedRef, pods: Pods, stop: C
             },
         };
         let _ = stream.set_nodelay(true);
-        let tls = acceptor.current(&shared.config);
+        let Some(tls) = acceptor.current(&shared.config) else {
+            tracing::debug!(%peer, "there is no serving certificate yet");
+            continue;
+        };
         let (server, stop) = (server.clone(), stop.clone());
         tokio::spawn(async move {
             let handshake = tokio::time::timeout(std::time::Duration::from_secs(10), tls.accept(stream)).await;

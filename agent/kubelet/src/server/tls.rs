@@ -1,4 +1,7 @@
 //! TLS of the server: its certificate, read again when the file changes, and the clients' CA.
+//!
+//! The certificate may come after the start: a cluster signs it only once the Node says which addresses it has, and
+//! the Node is registered by this kubelet. Until then connections are closed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use crate::error::{Error, Result};
 
 /// The acceptor in force.
 pub struct Acceptor {
-    tls: TlsAcceptor,
+    tls: Option<TlsAcceptor>,
     read_at: [Option<SystemTime>; 2],
 }
 
@@ -54,17 +57,19 @@ fn config(c: &Config) -> Result<rustls::ServerConfig> {
 }
 
 impl Acceptor {
-    /// Reads the files.
+    /// Reads the files. A certificate that is not there yet is waited for; one that cannot be used is an error.
     pub fn load(c: &Config) -> Result<Self> {
-        Ok(Self { read_at: modified(c), tls: TlsAcceptor::from(Arc::new(config(c)?)) })
+        let read_at = modified(c);
+        let tls = if c.serving_cert.exists() { Some(TlsAcceptor::from(Arc::new(config(c)?))) } else { None };
+        Ok(Self { read_at, tls })
     }
 
     /// The acceptor for the next connection; a rotated certificate is taken up, a broken one is not.
-    pub fn current(&mut self, c: &Config) -> TlsAcceptor {
+    pub fn current(&mut self, c: &Config) -> Option<TlsAcceptor> {
         let now = modified(c);
         if now != self.read_at {
             match config(c) {
-                Ok(tls) => self.tls = TlsAcceptor::from(Arc::new(tls)),
+                Ok(tls) => self.tls = Some(TlsAcceptor::from(Arc::new(tls))),
                 Err(error) => tracing::warn!(%error, "the changed certificate is not used"),
             }
             self.read_at = now;

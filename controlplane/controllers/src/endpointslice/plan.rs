@@ -231,8 +231,7 @@ fn reconcile(
         }
         let mut kept_placeholder = false;
         for d in drafts {
-            let placeholder = placeholder_only && !kept_placeholder;
-            if d.endpoints.is_empty() && !placeholder {
+            if d.endpoints.is_empty() && !(placeholder_only && !kept_placeholder) {
                 spare.push(d.slice);
                 continue;
             }

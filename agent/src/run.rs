@@ -1,0 +1,236 @@
+//! Starting the parts of a node in the order a Pod needs them, and ending them together.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+use strake_datapath::Datapath;
+use strake_network::cni::{GATEWAY, NetConf};
+use strake_network::endpoint::Records;
+use strake_network::link::Netlink;
+use strake_network::{node, routes};
+use strake_state::World;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api};
+use crate::{Component, Config, Error, containers, join};
+
+type Worlds = watch::Receiver<Arc<World>>;
+
+/// Runs the node until `token` is cancelled or a part fails; then every part has ended.
+///
+/// Containers, their runtime, pinned BPF state and routes stay: a node goes on without its agent.
+pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> {
+    let dir = config.node_dir();
+    std::fs::create_dir_all(&dir).map_err(Error::io(format!("making {}", dir.display())))?;
+    let config = Arc::new(config);
+
+    // The slow starts side by side: certificates, the runtime, the verifier.
+    let starting = config.clone();
+    let datapath = tokio::task::spawn_blocking(move || start_datapath(&starting));
+    let (credentials, runtime) = tokio::try_join!(join::ensure(&config), runtime(&config))?;
+    let datapath = datapath.await.map_err(|e| Error::Datapath(e.to_string()))??;
+
+    let netlink = Netlink::open()?;
+    node::enable_forwarding(&config.uplink)?;
+    if config.has(Component::Dns) {
+        node::add_dns_address(&netlink, config.cluster_dns).await?;
+    }
+
+    let mut parts: JoinSet<Result<(), Error>> = JoinSet::new();
+    let worlds = strake_state::watch(join::client(&credentials.agent).await?, &config.node_name, token.clone());
+
+    let records = Records::open(dir.join("cni/endpoints"))?;
+    adopt(&datapath, &records)?;
+    let history = flows(&datapath, worlds.clone(), &token)?;
+    let listener = api::bind(&config.socket())?;
+    let shared = Arc::new(Api { datapath: datapath.clone(), records, node_name: config.node_name.clone() });
+    parts.spawn(api::serve(listener, shared, history, token.clone()));
+
+    if config.has(Component::Proxy) {
+        let (worlds, token) = (worlds.clone(), token.clone());
+        parts.spawn(async move {
+            datapath.run(worlds, token).await;
+            Ok(())
+        });
+    }
+    if config.has(Component::Dns) {
+        parts.spawn(dns(config.clone(), worlds.clone(), token.clone()));
+    }
+    if config.has(Component::Network) {
+        parts.spawn(network(config.clone(), netlink, worlds, token.clone()));
+    }
+    if config.has(Component::Kubelet) {
+        let client = join::client(&credentials.kubelet).await?;
+        parts.spawn(join::keep_serving(config.clone(), client.clone(), credentials.serving.clone(), token.clone()));
+        let kubelet = kubelet_config(&config, &credentials, runtime);
+        let token = token.clone();
+        parts.spawn(async move {
+            strake_kubelet::run(kubelet, client, token).await.map_err(|e| Error::Kubelet(e.to_string()))
+        });
+    }
+
+    let mut outcome = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        let ended = ended.unwrap_or_else(|e| Err(Error::Part(format!("a part of the agent panicked: {e}"))));
+        if outcome.is_ok() {
+            outcome = ended;
+        }
+        token.cancel();
+    }
+    outcome
+}
+
+async fn runtime(config: &Config) -> Result<Option<std::path::PathBuf>, Error> {
+    if config.has(Component::Kubelet) { containers::ensure(config).await.map(Some) } else { Ok(None) }
+}
+
+fn start_datapath(config: &Config) -> Result<Datapath, Error> {
+    let mut datapath = strake_datapath::Config::new(&config.node_name, &config.cgroup_root, &config.bpf_root);
+    datapath.uplink = Some(config.uplink.clone());
+    datapath.node_ip = Some(config.node_ip);
+    datapath.cluster_cidr = config.cluster_cidr;
+    datapath.service_cidr = config.service_cidr;
+    datapath.cluster_dns = config.cluster_dns;
+    datapath.cluster_domain.clone_from(&config.cluster_domain);
+    datapath.pod_gateway = GATEWAY;
+    datapath.masquerade = config.has(Component::Network);
+    datapath.dns = config.has(Component::Dns);
+    Datapath::start(datapath).map_err(|e| Error::Datapath(api::chain(&e)))
+}
+
+/// Takes over the interfaces of Pods that were plumbed before this agent started.
+fn adopt(datapath: &Datapath, records: &Records) -> Result<(), Error> {
+    let (endpoints, damaged) = records.all()?;
+    for error in damaged {
+        tracing::warn!(%error, "an endpoint record cannot be read; its Pod is not served until it is recreated");
+    }
+    for endpoint in &endpoints {
+        // A Pod that went while no agent ran has a record and no interface.
+        if !Path::new("/proc/sys/net/ipv4/conf").join(&endpoint.interface).exists() {
+            tracing::info!(pod = endpoint.pod, interface = endpoint.interface, "the interface is gone; forgetting it");
+            records.forget(&endpoint.container_id)?;
+            continue;
+        }
+        if let Err(error) = datapath.add_endpoint(api::spec(endpoint)) {
+            tracing::warn!(%error, pod = endpoint.pod, interface = endpoint.interface, "cannot take over this endpoint");
+        }
+    }
+    let pruned = datapath.prune_endpoints().map_err(|e| Error::Datapath(e.to_string()))?;
+    tracing::info!(endpoints = endpoints.len(), pruned, "endpoints taken over");
+    Ok(())
+}
+
+/// Starts reading what the programs report.
+fn flows(datapath: &Datapath, worlds: Worlds, token: &CancellationToken) -> Result<Arc<strake_flow::History>, Error> {
+    let config = strake_flow::Config::new(datapath.maps_folder());
+    let log = strake_flow::FlowLog::start(&config, worlds, token.clone())
+        .map_err(|e| Error::Part(format!("reading flows: {}", api::chain(&e))))?;
+    Ok(log.history())
+}
+
+/// The userspace half of DNS, on the cluster DNS address that `lo` has.
+async fn dns(config: Arc<Config>, worlds: Worlds, token: CancellationToken) -> Result<(), Error> {
+    let listen = vec![SocketAddr::new(config.cluster_dns.into(), 53)];
+    let mut dns = strake_dns::Config::new(listen, config.cluster_domain.as_str());
+    dns.upstream = strake_dns::UpstreamConfig::ResolvConf(config.resolv_conf.clone());
+    strake_dns::serve(dns, worlds, token).await.map_err(|e| Error::Dns(e.to_string()))
+}
+
+fn kubelet_config(
+    config: &Config,
+    credentials: &join::Credentials,
+    runtime: Option<std::path::PathBuf>,
+) -> strake_kubelet::Config {
+    let dir = config.node_dir();
+    let mut kubelet =
+        strake_kubelet::Config::under(&dir, &config.node_name, config.node_ip.into(), runtime.unwrap_or_default());
+    kubelet.cgroup_parent.clone_from(&config.cgroup_parent);
+    kubelet.listen = SocketAddr::new(config.node_ip.into(), 10250);
+    kubelet.serving_cert = credentials.serving.with_extension("crt");
+    kubelet.serving_key = credentials.serving.with_extension("key");
+    kubelet.client_ca.clone_from(&credentials.ca);
+    kubelet.cluster_dns = vec![config.cluster_dns.into()];
+    kubelet.cluster_domain.clone_from(&config.cluster_domain);
+    kubelet.resolv_conf.clone_from(&config.resolv_conf);
+    kubelet.sandbox_image = strake_images::PAUSE_IMAGE.into();
+    kubelet
+}
+
+/// Follows the cluster: the plugin's configuration once this node has a Pod CIDR, and routes to the others'.
+async fn network(
+    config: Arc<Config>,
+    netlink: Netlink,
+    mut worlds: Worlds,
+    token: CancellationToken,
+) -> Result<(), Error> {
+    let dir = config.node_dir();
+    let mtu = node::mtu(&netlink, &config.uplink).await?;
+    let mut installed: Option<Ipv4Network> = None;
+    let mut wanted = BTreeMap::new();
+    loop {
+        let world = worlds.borrow_and_update().clone();
+        let own = world.this_node().and_then(|node| pod_cidr(&node.pod_cidrs));
+        if let Some(cidr) = own
+            && installed != Some(cidr)
+        {
+            let conf = NetConf {
+                cni_version: "1.0.0".into(),
+                name: "strake".into(),
+                plugin: node::PLUGIN.into(),
+                pod_cidr: cidr,
+                state_dir: dir.join("cni"),
+                agent_socket: config.socket(),
+                mtu,
+                valid_attachments: Vec::new(),
+            };
+            node::install_plugin(&dir.join("cni/bin"), &dir.join("cni/net.d"), &config.executable, &conf)?;
+            tracing::info!(%cidr, "the Pod network is ready");
+            installed = Some(cidr);
+        }
+        // Before the first full view of the cluster, a missing node is one that was not heard of yet.
+        let next = other_nodes(&world);
+        if world.synced && next != wanted {
+            match routes::sync(&netlink, &next).await {
+                Ok(changed) => {
+                    tracing::info!(changed, nodes = next.len(), "routes to other nodes");
+                    wanted = next;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a route to another node is not in place; the next change tries again")
+                }
+            }
+        }
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            changed = worlds.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+fn pod_cidr(cidrs: &[IpNetwork]) -> Option<Ipv4Network> {
+    cidrs.iter().find_map(|cidr| match cidr {
+        IpNetwork::V4(v4) => Some(*v4),
+        IpNetwork::V6(_) => None,
+    })
+}
+
+/// Pod CIDR -> address of the node, for every node but this.
+fn other_nodes(world: &World) -> BTreeMap<Ipv4Network, Ipv4Addr> {
+    world
+        .nodes
+        .values()
+        .filter(|node| node.name != world.node_name)
+        .filter_map(|node| {
+            let ip = node.internal_ips.iter().find_map(|ip| match ip {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            })?;
+            Some((pod_cidr(&node.pod_cidrs)?, ip))
+        })
+        .collect()
+}

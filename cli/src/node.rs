@@ -1,0 +1,129 @@
+//! Flags of a node, shared by `server` and `agent`, with defaults that fit a host of its own.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use ipnetwork::Ipv4Network;
+use strake_agent::{Component, Config, Join};
+
+#[derive(clap::Args, Clone)]
+pub struct NodeArgs {
+    #[command(flatten)]
+    pub data: crate::DataDir,
+    /// Name of this node [default: the host's name]
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// This node's address [default: the address of the uplink]
+    #[arg(long)]
+    pub node_ip: Option<Ipv4Addr>,
+    /// Link towards the other nodes [default: the one with the default route]
+    #[arg(long)]
+    uplink: Option<String>,
+    /// cgroup2 directory whose processes get the socket hooks [default: the root of the hierarchy]
+    #[arg(long)]
+    cgroup_root: Option<PathBuf>,
+    /// Parent of the Pods' cgroups
+    #[arg(long, default_value = "/strake/kubepods")]
+    cgroup_parent: String,
+    /// Directory on a bpffs for pins [default: /sys/fs/bpf/strake]
+    #[arg(long, default_value = "/sys/fs/bpf/strake", hide_default_value = true)]
+    bpf_root: PathBuf,
+    /// Upstream resolvers for names outside the cluster
+    #[arg(long, default_value = "/etc/resolv.conf")]
+    resolv_conf: PathBuf,
+    /// Address of the cluster DNS, inside the Service range
+    #[arg(long, default_value = "10.96.0.10")]
+    pub cluster_dns: Ipv4Addr,
+    /// Domain of the cluster's names
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Range of all Pod addresses
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub cluster_cidr: Ipv4Network,
+    /// Range of Service addresses
+    #[arg(long, default_value = "10.96.0.0/16")]
+    pub service_cidr: Ipv4Network,
+    /// Parts of the node to run; leave one out to put its stock counterpart in its place
+    #[arg(long, value_delimiter = ',', default_value = "kubelet,proxy,network,dns")]
+    components: Vec<Component>,
+    /// Socket of a container runtime that is there already [default: start a containerd of our own]
+    #[arg(long)]
+    container_runtime_endpoint: Option<String>,
+}
+
+impl NodeArgs {
+    /// The node's name, as Kubernetes wants it: lower case.
+    pub fn name(&self) -> Result<String> {
+        match &self.node_name {
+            Some(name) => Ok(name.clone()),
+            None => {
+                let name = nix::unistd::gethostname().context("reading the host's name")?;
+                Ok(name.to_string_lossy().to_lowercase())
+            }
+        }
+    }
+
+    fn uplink(&self) -> Result<String> {
+        if let Some(link) = &self.uplink {
+            return Ok(link.clone());
+        }
+        let table = std::fs::read_to_string("/proc/net/route").context("reading /proc/net/route")?;
+        let default = table.lines().skip(1).map(|l| l.split('\t').collect::<Vec<_>>());
+        default
+            .filter(|fields| fields.len() > 7 && fields[1] == "00000000" && fields[7] == "00000000")
+            .map(|fields| fields[0].to_owned())
+            .next()
+            .context("this host has no default route to tell its uplink by; name it with --uplink")
+    }
+
+    /// The node's address.
+    pub fn ip(&self) -> Result<Ipv4Addr> {
+        if let Some(ip) = self.node_ip {
+            return Ok(ip);
+        }
+        let uplink = self.uplink()?;
+        nix::ifaddrs::getifaddrs()
+            .context("listing this host's addresses")?
+            .filter(|a| a.interface_name == uplink)
+            .find_map(|a| Some(a.address?.as_sockaddr_in()?.ip()))
+            .with_context(|| format!("link {uplink} has no IPv4 address; name the node's with --node-ip"))
+    }
+
+    /// What the agent is told.
+    pub fn config(&self, join: Join) -> Result<Config> {
+        Ok(Config {
+            node_name: self.name()?,
+            node_ip: self.ip()?,
+            data_dir: std::path::absolute(&self.data.data_dir)?,
+            join,
+            uplink: self.uplink()?,
+            cgroup_root: self.cgroup_root.clone().map_or_else(cgroup2, Ok)?,
+            cgroup_parent: self.cgroup_parent.clone(),
+            bpf_root: self.bpf_root.clone(),
+            resolv_conf: self.resolv_conf.clone(),
+            cluster_dns: self.cluster_dns,
+            cluster_domain: self.cluster_domain.clone(),
+            cluster_cidr: self.cluster_cidr,
+            service_cidr: self.service_cidr,
+            components: self.components.iter().copied().collect::<BTreeSet<_>>(),
+            container_runtime: self
+                .container_runtime_endpoint
+                .as_ref()
+                .map(|e| PathBuf::from(e.trim_start_matches("unix://"))),
+            executable: std::env::current_exe().context("finding this executable")?,
+        })
+    }
+}
+
+/// Where cgroup2 is mounted.
+fn cgroup2() -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("reading /proc/self/mounts")?;
+    mounts
+        .lines()
+        .map(|l| l.split(' ').collect::<Vec<_>>())
+        .find(|f| f.len() > 2 && f[2] == "cgroup2")
+        .map(|f| PathBuf::from(f[1]))
+        .context("no cgroup2 file system is mounted; the socket hooks need one (mount -t cgroup2 none /sys/fs/cgroup)")
+}

@@ -1,0 +1,61 @@
+//! The command line as a person meets it. Building this also builds the binary that the cluster tests run.
+#![expect(clippy::unwrap_used, reason = "a panic is a test's report")]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+fn strake(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_strake")).args(args).output().unwrap()
+}
+
+#[test]
+fn help_names_every_command_and_fits_a_terminal() {
+    let help = String::from_utf8(strake(&["--help"]).stdout).unwrap();
+    for command in ["server", "agent", "status", "flows", "service", "images", "completion"] {
+        assert!(help.lines().any(|l| l.trim_start().starts_with(command)), "{command} is missing:\n{help}");
+    }
+    assert!(help.lines().all(|l| l.len() <= 110), "{help}");
+}
+
+#[test]
+fn completion_knows_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(strake(&["completion", shell]).stdout).unwrap();
+        assert!(script.contains("flows"), "{shell}");
+    }
+}
+
+#[test]
+fn a_host_without_a_cluster_is_told_what_to_do() {
+    for command in [&["status"][..], &["flows"], &["service", "list"]] {
+        let output = strake(&[command, &["--data-dir", "/nonexistent/strake"]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success());
+        assert!(said.contains("/nonexistent/strake") && said.contains("--data-dir"), "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn the_binary_is_the_cni_plugin_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = dir.path().join("strake-cni");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_strake"), &plugin).unwrap();
+    let mut child = Command::new(&plugin)
+        .env("CNI_COMMAND", "VERSION")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"{\"cniVersion\":\"1.0.0\"}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stdout).unwrap().contains("\"1.0.0\""));
+}
+
+#[test]
+fn an_agent_with_a_token_that_pins_no_ca_is_refused() {
+    let output = strake(&["agent", "--server", "https://192.0.2.1:6443", "--token", "abcdef.0123456789abcdef"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains("sha256:"), "{said}");
+}
