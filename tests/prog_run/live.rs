@@ -296,6 +296,44 @@ fn measure_sockets_and_names() -> Result<()> {
     Ok(())
 }
 
+/// Short connections to a Pod, through the VIP by socket hook and by packets, interleaved.
+#[test]
+#[ignore = "a measurement"]
+fn measure_connections() -> Result<()> {
+    for (opted_out, path) in [(false, "socket hook"), (true, "packets")] {
+        let mut room = Room::new(opted_out)?;
+        serve(&room.other, at(LOCAL, 8080))?;
+        web(&mut room, VIP, 80, proto::TCP, &[backend(LOCAL, 8080, BACKEND_LOCAL, 1)])?;
+        println!("{path}: {}", room.hooked(&room.pod, "live::part_of_connections", "pod")?);
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "a part of a measurement"]
+fn part_of_connections() -> Result<()> {
+    std::env::var("STRAKE_PART").context("this is a part of measure_connections")?;
+    let mut nanos = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..12 {
+        for (slot, addr) in [at(LOCAL, 8080), at(VIP, 80), at(LOCAL, 8080)].into_iter().enumerate() {
+            for _ in 0..200 {
+                let start = std::time::Instant::now();
+                let mut stream = TcpStream::connect(addr)?;
+                let mut byte = [0; 1];
+                stream.read_exact(&mut byte)?;
+                drop(stream);
+                nanos[slot].push(start.elapsed().as_nanos());
+            }
+        }
+    }
+    for slot in &mut nanos {
+        slot.sort_unstable();
+    }
+    let p50 = nanos.map(|slot| slot[slot.len() / 2] / 1000);
+    println!("SAYS p50 direct {} us, VIP {} us, direct again {} us", p50[0], p50[1], p50[2]);
+    Ok(())
+}
+
 #[test]
 #[ignore = "a part of a measurement"]
 fn part_of_measure() -> Result<()> {

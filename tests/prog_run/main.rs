@@ -1,6 +1,8 @@
 //! Packet in, packet out: each program run by the kernel (`BPF_PROG_TEST_RUN`) on packets made here, and every checksum
 //! of what comes out verified by an independent parser. Nothing is attached; root is needed to load programs.
 
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report, in its helpers too")]
+
 mod dns;
 mod harness;
 mod live;

@@ -323,3 +323,24 @@ fn later_fragments_follow_the_first() -> Result<()> {
     assert_eq!(kernel.counted(Counter::FragmentFollowed)?, 1);
     Ok(())
 }
+
+#[test]
+fn a_flow_that_was_quiet_for_too_long_chooses_again() -> Result<()> {
+    let mut kernel = Kernel::new()?;
+    let service = Service { id: 13, backend_base: 10, ..Service::default() };
+    let backends = [backend(REMOTE, 5353, 0, 7), backend(LOCAL, 5353, BACKEND_LOCAL, 8)];
+    kernel.service(frontend(VIP, 53, proto::UDP), service, &backends)?;
+    let mut ask = |timeout: u32| -> Result<Vec<End>> {
+        kernel.configure(|c| c.udp_timeout_s = timeout)?;
+        let mut seen_at = Vec::new();
+        for _ in 0..40 {
+            seen_at.push(seen(&kernel.run("from_pod", &udp(CLIENT, (VIP, 53), b"q"))?.frame).dst);
+        }
+        Ok(seen_at)
+    };
+    let sticky = ask(60)?;
+    assert!(sticky.iter().all(|dst| *dst == sticky[0]), "{sticky:?}");
+    let forgetful = ask(0)?;
+    assert!(forgetful.iter().any(|dst| *dst != forgetful[0]), "{forgetful:?}");
+    Ok(())
+}

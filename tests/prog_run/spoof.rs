@@ -103,3 +103,23 @@ fn a_veth_without_endpoint_and_a_node_without_configuration_let_nothing_out() ->
     assert_eq!(kernel.run("to_net", &frame)?.verdict, PASS);
     Ok(())
 }
+
+#[test]
+fn events_that_found_no_room_are_counted_and_none_is_forgotten() -> Result<()> {
+    let mut kernel = Kernel::new()?;
+    let mut frame = tcp((POD, 40000), (LOCAL, 80), SYN, &[]);
+    frame[11] ^= 1;
+    const PACKETS: u64 = 12_000;
+    kernel.repeat("from_pod", &frame, PACKETS as u32)?;
+    assert_eq!(kernel.dropped(DropReason::SpoofedMac)?, PACKETS);
+    let lost = kernel.per_cpu(strake_abi::flow::EVENTS_LOST, EventKind::Drop as u32)?;
+    let told = kernel.events()?.len() as u64;
+    assert!(lost > 0 && told > 6000, "{told} told, {lost} lost");
+    assert_eq!(told + lost, PACKETS);
+    // Events that are switched off are not lost.
+    kernel.configure(|c| c.flags &= !strake_abi::config::EVENTS)?;
+    kernel.run("from_pod", &frame)?;
+    assert!(kernel.events()?.is_empty());
+    assert_eq!(kernel.per_cpu(strake_abi::flow::EVENTS_LOST, EventKind::Drop as u32)?, lost);
+    Ok(())
+}

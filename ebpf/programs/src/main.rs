@@ -25,6 +25,31 @@
 //! Translation is undone at the border where it was done (`strake_abi::conntrack`), so a flow may cross both borders,
 //! be translated at each, and neither needs to know of the other.
 //!
+//! # What is done by whom
+//!
+//! | what | where |
+//! |---|---|
+//! | connect(), sendto() of a socket | [`sock`]: `SOCK_FLOWS`, `SOCK_NAT` |
+//! | anti-spoofing, ARP | [`from_pod`] |
+//! | DNS: A, "no data" for AAAA, names that cannot exist | [`dns`]; everything else goes on to the agent's server |
+//! | a Service by packets, hairpin | [`from_pod`], undone by [`to_pod`] (hairpin: by [`from_pod`]) |
+//! | NodePort, local backend | [`from_net`], undone by [`to_net`] |
+//! | NodePort, remote backend | [`from_net`] both ways |
+//! | masquerade | [`to_net`], undone by [`from_net`] |
+//! | no endpoint, unknown port | [`refuse`]: reset or "port unreachable"; sockets get ECONNREFUSED from [`sock`] |
+//! | ICMP errors of translated flows | [`icmp`], at the border of the flow |
+//! | collisions of tuples, ports | [`track::open`] |
+//!
+//! # Limits, on purpose and for now
+//!
+//! * IPv4 only. An IPv6 socket that connects to an IPv4-mapped VIP is served by the packet path if it is a Pod's, and
+//!   not at all if it is the node's (no connect6 hook yet).
+//! * Fragments follow their first one. One that overtakes it is dropped and counted (`fragment_unknown`) on its way to a
+//!   Service, and left to the kernel everywhere else.
+//! * Delivery to a Pod of the same node goes through the routing of the kernel.
+//! * A refusal that answers a packet whose checksum was left to the device carries what that device would expect
+//!   (`checksum::is_partial`); an ICMP refusal to such a packet is right for any receiver behind a veth.
+//!
 //! # Rules
 //!
 //! * Nothing here decides: a branch that needs thought is a function of `strake-logic`.
