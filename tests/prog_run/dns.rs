@@ -93,15 +93,36 @@ fn aaaa_of_an_ipv4_service_is_no_data() -> Result<()> {
 }
 
 #[test]
+fn what_search_paths_make_of_a_full_name_is_denied() -> Result<()> {
+    let mut kernel = with_names(0)?;
+    for kind in [RecordType::A, RecordType::AAAA] {
+        for edns in [false, true] {
+            let name = "Web.default.svc.cluster.local.default.svc.Cluster.local.";
+            let message = answer(&kernel.run("from_pod", &question(name, kind, edns))?);
+            assert_eq!(message.metadata.response_code, ResponseCode::NXDomain);
+            assert!(message.answers.is_empty());
+            assert_eq!(message.authorities[0].name.to_ascii(), "Cluster.local.");
+        }
+    }
+    assert_eq!(kernel.counted(Counter::DnsNoName)?, 4);
+    Ok(())
+}
+
+#[test]
 fn what_the_kernel_does_not_answer_goes_on_untouched() -> Result<()> {
     let mut kernel = with_names(0)?;
     let mut two = question("web.default.svc.cluster.local.", RecordType::A, false);
     two[47] = 2;
+    // A UDP length that is not the packet's.
+    let mut lies = question("web.default.svc.cluster.local.", RecordType::A, false);
+    lies[39] -= 1;
     let tcp53 = tcp(CLIENT, (DNS, 53), SYN, &[]);
     for (frame, counter) in [
         (question("web.default.svc.cluster.local.", RecordType::TXT, false), Some(Counter::DnsPassedType)),
         (question("nobody.default.svc.cluster.local.", RecordType::A, false), Some(Counter::DnsPassedName)),
         (question("example.com.", RecordType::A, true), Some(Counter::DnsPassedName)),
+        (question("com.default.svc.cluster.local.", RecordType::A, true), Some(Counter::DnsPassedName)),
+        (lies, Some(Counter::DnsPassedForm)),
         (two, Some(Counter::DnsPassedForm)),
         (udp(CLIENT, (DNS, 53), b"hello"), Some(Counter::DnsPassedForm)),
         (udp(CLIENT, (DNS, 53), &[0xff; 1000]), Some(Counter::DnsPassedForm)),

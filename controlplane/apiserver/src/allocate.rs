@@ -47,7 +47,8 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    fn none() -> Self {
+    /// Nothing taken, nothing given up.
+    pub fn none() -> Self {
         Self {
             allocator: None,
             addresses: Vec::new(),

@@ -14,18 +14,20 @@ use std::{
 
 use futures::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use strake_auth::{UserInfo, groups};
 use strake_machinery::ApiError;
 use tracing::{debug, error, warn};
 
 use crate::{
     api::Api,
     http::{
-        body::Body,
+        body::{self, Body},
         listener::{Handler, Peer},
-        negotiate::Accepted,
+        negotiate::{Accepted, Encoding},
         respond::{self, Format},
     },
+    metrics::Inflight,
     query::Query,
     registry::{
         self, Warnings,
@@ -100,6 +102,38 @@ impl Handler for Front {
     }
 }
 
+/// What is left of a refused request's body is read up to this many bytes, so that the connection can be used again.
+const DRAIN: usize = 256 * 1024;
+
+/// A request that may go on.
+struct Admitted {
+    user: UserInfo,
+    _inflight: Option<Inflight>,
+}
+
+/// Who asks, whether there is room, and whether they may.
+fn admit(api: &Api, info: &RequestInfo, query: &Query, headers: &HeaderMap, peer: &Peer) -> Result<Admitted, ApiError> {
+    let user = api.auth.user(headers, peer)?;
+    let exempt = info.is_long_running() || user.in_group(groups::MASTERS);
+    let limit = if info.is_read_only() { api.config.max_reads } else { api.config.max_writes };
+    let inflight = if exempt {
+        None
+    } else {
+        let refused = || ApiError::too_many_requests("Too many requests, please try again later.", 1);
+        Some(api.metrics.enter(info.is_read_only(), limit).ok_or_else(refused)?)
+    };
+    api.auth.require(&user, info, query)?;
+    Ok(Admitted { user, _inflight: inflight })
+}
+
+/// Answers a request that was refused before its body was read.
+async fn refuse(request: Request<Incoming>, error: &ApiError, format: Format) -> Response<Body> {
+    if !request.body().is_end_stream() {
+        let _ = tokio::time::timeout(Duration::from_secs(1), body::read(request.into_body(), DRAIN)).await;
+    }
+    respond::error(error, format)
+}
+
 /// Everything between the connection and the handler.
 async fn run(
     api: &Arc<Api>,
@@ -108,29 +142,14 @@ async fn run(
     request: Request<Incoming>,
     peer: Peer,
 ) -> Response<Body> {
-    let format = Format::of(request.headers(), query.optional_flag("pretty"), crate::http::negotiate::Encoding::Json);
-    let user = match api.auth.user(request.headers(), &peer) {
-        Ok(user) => user,
-        Err(error) => return respond::error(&error, format),
+    let format = Format::of(request.headers(), query.optional_flag("pretty"), Encoding::Json);
+    let admitted = match admit(api, info, query, request.headers(), &peer) {
+        Ok(admitted) => admitted,
+        Err(error) => return refuse(request, &error, format).await,
     };
-    let exempt = info.is_long_running() || user.groups.iter().any(|group| group == "system:masters");
-    let limit = if info.is_read_only() { api.config.max_reads } else { api.config.max_writes };
-    let _inflight = if exempt {
-        None
-    } else {
-        match api.metrics.enter(info.is_read_only(), limit) {
-            Some(entered) => Some(entered),
-            None => {
-                let error = ApiError::too_many_requests("Too many requests, please try again later.", 1);
-                return respond::error(&error, format);
-            }
-        }
-    };
-    if let Err(error) = api.auth.require(&user, info, query) {
-        return respond::error(&error, format);
-    }
+    let user = &admitted.user;
     if !info.is_resource {
-        return system::handle(api, info, query, &user, request).await;
+        return system::handle(api, info, query, user, request).await;
     }
     let headers = request.headers().clone();
     // Streams and proxies answer in the kubelet's or the Pod's own media types.
@@ -139,11 +158,15 @@ async fn run(
         Err(_) if matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy") => {
             (Accepted::JSON, format)
         }
-        Err(error) => return respond::error(&error, format),
+        Err(error) => return refuse(request, &error, format).await,
     };
     let warnings = Warnings::default();
-    let call = Call { api, info, query, headers: &headers, user: &user, warnings: &warnings, accepted, format };
-    let mut response = match registry::handle(&call, request).await {
+    let call = Call { api, info, query, headers: &headers, user, warnings: &warnings, accepted, format };
+    let op = match registry::resolve(&call) {
+        Ok(op) => op,
+        Err(error) => return refuse(request, &error, format).await,
+    };
+    let mut response = match registry::handle(&call, op, request).await {
         Ok(response) => response,
         Err(error) => {
             if error.code >= 500 {

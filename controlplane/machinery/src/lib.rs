@@ -26,3 +26,6 @@ pub mod time;
 
 pub use registry::{GroupKind, GroupResource, Kind, Registry, Subresource, Verbs};
 pub use status::ApiError;
+
+#[cfg(test)]
+mod properties;

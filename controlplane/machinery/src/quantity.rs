@@ -146,23 +146,45 @@ fn saturate(v: i128) -> i64 {
     i64::try_from(v).unwrap_or(if v < 0 { i64::MIN } else { i64::MAX })
 }
 
-/// Multiply by a power of ten, rounding away from zero below nano and saturating above.
-fn scale_ten(mantissa: i128, exponent: i32) -> i128 {
-    if mantissa == 0 {
-        return 0;
+/// The number in `digits`; none if it is too large.
+fn number_of(digits: impl Iterator<Item = u8>) -> Option<i128> {
+    let mut n: i128 = 0;
+    for b in digits {
+        n = n.checked_mul(10)?.checked_add(i128::from(b - b'0'))?;
     }
-    let mut v = mantissa;
-    if exponent >= 0 {
-        for _ in 0..exponent.min(40) {
-            v = v.saturating_mul(10);
+    Some(n)
+}
+
+/// `whole.fraction` times ten to `exponent`, rounded up; none if it is too large.
+fn decimal_nanos(whole: &str, fraction: &str, exponent: i32) -> Option<i128> {
+    // Digits that end up behind the point are only asked whether they are all zero.
+    let digits = || whole.bytes().chain(fraction.bytes());
+    let kept = i64::try_from(whole.len()).ok()? + i64::from(exponent);
+    let kept = usize::try_from(kept.max(0)).ok()?;
+    let zeros = kept.saturating_sub(whole.len() + fraction.len());
+    if digits().all(|b| b == b'0') {
+        return Some(0);
+    }
+    let n = number_of(digits().take(kept).chain(std::iter::repeat_n(b'0', zeros)))?;
+    let rest = digits().skip(kept).any(|b| b != b'0');
+    n.checked_add(rest.into())
+}
+
+/// `whole.fraction` times two to `exponent`, in billionths, rounded up; none if it is too large.
+fn binary_nanos(whole: &str, fraction: &str, exponent: i32) -> Option<i128> {
+    let unit = NANO.checked_mul(1i128.checked_shl(u32::try_from(exponent).ok()?)?)?;
+    // As many digits of the fraction as can be multiplied exactly; what is behind them rounds up.
+    let mut kept = fraction.len();
+    loop {
+        let shown = number_of(fraction.bytes().take(kept)).and_then(|n| n.checked_mul(unit));
+        let scale = u32::try_from(kept).ok().and_then(|k| 10i128.checked_pow(k));
+        if let (Some(n), Some(scale)) = (shown, scale) {
+            let rest = fraction.bytes().skip(kept).any(|b| b != b'0');
+            let below = ceil_div(n, scale).checked_add(rest.into())?;
+            return number_of(whole.bytes())?.checked_mul(unit)?.checked_add(below);
         }
-        return v;
+        kept -= 1;
     }
-    let Some(divisor) = u32::try_from(-exponent).ok().and_then(|e| 10i128.checked_pow(e)) else {
-        return mantissa.signum();
-    };
-    let up = i128::from(v % divisor != 0) * v.signum();
-    v / divisor + up
 }
 
 impl FromStr for Quantity {
@@ -191,28 +213,18 @@ impl FromStr for Quantity {
             return Err(QuantityError::Numeric);
         }
         let (base, exponent, format) = suffix_of(suffix).ok_or(QuantityError::Suffix)?;
-        let mut mantissa: i128 = 0;
-        // Digits past what an i128 holds exactly are far below a nano or far above any resource.
-        let mut dropped = 0i32;
-        let mut kept_fraction = 0i32;
-        for (i, b) in whole.bytes().chain(fraction.bytes()).enumerate() {
-            if mantissa < 1_000_000_000_000_000_000_000_000 {
-                mantissa = mantissa * 10 + i128::from(b - b'0');
-                kept_fraction += i32::from(i >= whole.len());
-            } else if i < whole.len() {
-                dropped += 1;
-            }
-        }
-        if negative {
-            mantissa = -mantissa;
-        }
-        let nanos = match base {
-            2 => {
-                let scaled = mantissa.saturating_mul(NANO).saturating_mul(1i128 << exponent);
-                scale_ten(scaled, dropped - kept_fraction)
-            }
-            _ => scale_ten(mantissa, dropped - kept_fraction + exponent + 9),
+        let magnitude = match base {
+            2 => binary_nanos(whole, fraction, exponent),
+            _ => decimal_nanos(whole, fraction, exponent + 9),
         };
+        // Upstream keeps what fits its fast path as it is, and everything else below 2^63.
+        let exact = base == 10 && whole.trim_start_matches('0').len() + fraction.len() <= 18;
+        let most = i128::from(i64::MAX) * NANO;
+        let nanos = match magnitude {
+            Some(n) if exact || n <= most => n,
+            _ => most,
+        };
+        let nanos = if negative { -nanos } else { nanos };
         Ok(Quantity { nanos, format })
     }
 }
@@ -251,11 +263,12 @@ impl fmt::Display for Quantity {
             return f.write_str("0");
         }
         let format = match self.format {
-            Format::BinarySI if self.nanos.abs() < 1024 * NANO => Format::DecimalSI,
+            // Small ones read better, and fractions would be lost.
+            Format::BinarySI if self.nanos.abs() < 1024 * NANO || !self.is_whole() => Format::DecimalSI,
             other => other,
         };
         if format == Format::BinarySI {
-            let mut mantissa = ceil_div(self.nanos, NANO);
+            let mut mantissa = self.nanos / NANO;
             let mut power = 0;
             while mantissa % 1024 == 0 && power < 6 {
                 mantissa /= 1024;
@@ -307,6 +320,7 @@ mod tests {
             ("1.5Gi", "1536Mi"),
             ("1000Ki", "1000Ki"),
             ("0.5Ki", "512"),
+            ("0.1Mi", "104857600m"),
             ("1Ki", "1Ki"),
             ("2e3", "2e3"),
             ("2000e-3", "2"),
@@ -317,7 +331,8 @@ mod tests {
             ("1n", "1n"),
             ("0.1n", "1n"),
             ("-0.1n", "-1n"),
-            ("16Ei", "16Ei"),
+            ("7Ei", "7Ei"),
+            ("16Ei", "9223372036854775807"),
             ("123456789012345678901234567890", "123456789012345678901234567890"),
         ] {
             let q: Quantity = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));

@@ -283,3 +283,39 @@ async fn a_file_that_is_not_a_store_is_named() {
     assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
     assert!(error.to_string().contains("store.redb"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_with_changed_bytes_gives_errors_that_name_it_and_no_crash() {
+    use rand::{Rng, SeedableRng};
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for i in 0..100 {
+        put(&store, &format!("k{i:03}"), &"x".repeat(500)).await;
+    }
+    store.close().await.unwrap();
+    let path = dir.path().join(strake_store::embedded::FILE_NAME);
+    let good = std::fs::read(&path).unwrap();
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let mut refused = 0;
+    for _ in 0..40 {
+        let mut bad = good.clone();
+        // Whole sectors, as disks lose them.
+        for _ in 0..random.random_range(1..20) {
+            let at = random.random_range(0..bad.len() / 512) * 512;
+            random.fill(&mut bad[at..at + 512]);
+        }
+        std::fs::write(&path, &bad).unwrap();
+        let outcome = async {
+            let store = Embedded::open(dir.path(), Options::default())?;
+            let read = store.range(RangeRequest::prefix("")).await.map(|_| ());
+            let written = store.txn(Txn::create("new", "x", None)).await.map(|_| ());
+            store.close().await?;
+            read.and(written)
+        };
+        if let Err(error) = outcome.await {
+            refused += 1;
+            assert!(error.to_string().contains("store.redb"), "{error:?}");
+        }
+    }
+    assert!(refused > 0, "nothing was noticed");
+}

@@ -13,6 +13,7 @@ use crate::walk::{Walk, default_text, drop_key, each, entries, is_empty, object_
 
 /// Bytes a ConfigMap or Secret may hold.
 const DATA_LIMIT: usize = 1024 * 1024;
+const ELSEWHERE: &str = "does not match event.namespace";
 const FROZEN: &str = "field is immutable when `immutable` is set";
 
 /// Drops empty maps, as the typed clients do.
@@ -238,47 +239,120 @@ pub(crate) fn endpoints(obj: &Value, e: &mut Errs) {
     }
 }
 
-/// Checks an Event of either group. Times and reporters are only required of the new form.
-pub(crate) fn event(obj: &Value, new_style: bool, e: &mut Errs) {
-    let involved = if new_style { obj.at("regarding") } else { obj.at("involvedObject") };
-    let field = if new_style { "regarding" } else { "involvedObject" };
-    let (mine, theirs) = (obj.at("metadata").text("namespace"), involved.text("namespace"));
-    let at = Path::new(field).child("namespace");
-    if theirs.is_empty() {
-        if !mine.is_empty() && !["default", "kube-system"].contains(&mine) {
-            e.push(invalid(&at, theirs, "does not match event.namespace"));
-        }
-    } else if mine != theirs {
-        e.push(invalid(&at, theirs, "does not match event.namespace"));
+/// Names in core of Event fields, and in events.k8s.io. Objects of either form are understood.
+const EVENT_NAMES: [(&str, &str); 7] = [
+    ("involvedObject", "regarding"),
+    ("message", "note"),
+    ("source", "deprecatedSource"),
+    ("firstTimestamp", "deprecatedFirstTimestamp"),
+    ("lastTimestamp", "deprecatedLastTimestamp"),
+    ("count", "deprecatedCount"),
+    ("reportingComponent", "reportingController"),
+];
+
+/// The field with this name in core.
+fn of_event<'a>(obj: &'a Value, name: &str) -> &'a Value {
+    let other = EVENT_NAMES.iter().find(|(core, _)| *core == name).map(|(_, new)| *new);
+    match other {
+        Some(other) if !obj.has(name) => obj.at(other),
+        _ => obj.at(name),
     }
-    let timed = obj.has("eventTime");
-    if new_style && !timed {
+}
+
+/// Checks an Event sent through either group.
+pub(crate) fn event(obj: &Value, e: &mut Errs) {
+    let (mine, theirs) = (obj.at("metadata").text("namespace"), of_event(obj, "involvedObject").text("namespace"));
+    let at = Path::new("involvedObject").child("namespace");
+    let homeless = theirs.is_empty();
+    if is_empty(obj.at("eventTime")) {
+        if mine != theirs && !(homeless && mine == "default") {
+            e.push(invalid(&at, theirs, ELSEWHERE));
+        }
+        return;
+    }
+    if homeless && !["default", "kube-system"].contains(&mine) {
+        e.push(invalid(&at, theirs, ELSEWHERE));
+    }
+    let text = |name: &str| of_event(obj, name).as_str().unwrap_or("");
+    let controller = text("reportingComponent");
+    let at = Path::new("reportingController");
+    if controller.is_empty() {
+        e.push(required(&at, ""));
+    }
+    invalid_each(e, &at, controller, format::qualified_name(controller));
+    for (name, limit) in [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)] {
+        if text(name).is_empty() && name != "message" {
+            e.push(required(&Path::new(name), ""));
+        }
+        if text(name).len() > limit {
+            e.push(invalid(&Path::new(name), "", format!("can have at most {limit} characters")));
+        }
+    }
+}
+
+/// What events.k8s.io asks of a new Event beyond that.
+pub(crate) fn event_strict(obj: &Value, e: &mut Errs) {
+    let name = obj.at("metadata").text("name");
+    invalid_each(e, &Path::new("metadata").child("name"), name, crate::format::NameRule::Subdomain.errors(name, false));
+    event_series(obj, e);
+    if is_empty(obj.at("eventTime")) {
         e.push(required(&Path::new("eventTime"), ""));
     }
-    if new_style || timed {
-        let (controller, instance) = if new_style {
-            ("reportingController", "reportingInstance")
-        } else {
-            ("reportingComponent", "reportingInstance")
-        };
-        for f in [controller, instance, "action", "reason"] {
-            if obj.text(f).is_empty() {
-                e.push(required(&Path::new(if f == "reportingComponent" { "reportingController" } else { f }), ""));
-            }
+    let kind = obj.text("type");
+    if !["Normal", "Warning"].contains(&kind) {
+        e.push(invalid(&Path::new("type"), "", format!("has invalid value: {kind}")));
+    }
+    for name in ["firstTimestamp", "lastTimestamp", "count"] {
+        let v = of_event(obj, name);
+        if !is_empty(v) && v != 0 {
+            e.push(invalid(&Path::new(name), "", "needs to be unset"));
         }
-        let name = obj.text(controller);
-        if !name.is_empty() {
-            invalid_each(e, &Path::new("reportingController"), name, format::qualified_name(name));
+    }
+    let source = of_event(obj, "source");
+    if !source.text("component").is_empty() || !source.text("host").is_empty() {
+        e.push(invalid(&Path::new("source"), "", "needs to be unset"));
+    }
+}
+
+/// What events.k8s.io lets change: metadata and the series.
+pub(crate) fn event_strict_update(new: &Value, old: &Value, e: &mut Errs) {
+    if !same(new.at("series"), old.at("series")) {
+        event_series(new, e);
+    }
+    for name in [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "reason",
+        "type",
+        "eventTime",
+        "action",
+        "related",
+        "reportingComponent",
+        "reportingInstance",
+    ] {
+        let (a, b) = (of_event(new, name), of_event(old, name));
+        if !(same(a, b) || is_empty(a) && is_empty(b)) {
+            let path = if name == "reportingComponent" { "reportingController" } else { name };
+            immutable(e, &Path::new(path), a, b);
         }
-        for (f, limit) in
-            [(instance, 128), ("action", 128), ("reason", 128), (if new_style { "note" } else { "message" }, 1024)]
-        {
-            if obj.text(f).len() > limit {
-                let why = format!("can have at most {limit} characters");
-                e.push(invalid(&Path::new(f), "", why));
-            }
-        }
-        one_of(e, &Path::new("type"), obj.text("type"), &["Normal", "Warning"]);
+    }
+}
+
+fn event_series(obj: &Value, e: &mut Errs) {
+    let series = obj.at("series");
+    if series.is_null() {
+        return;
+    }
+    if series.at("count").as_i64().unwrap_or(0) < 2 {
+        e.push(invalid(&Path::new("series.count"), "", "should be at least 2"));
+    }
+    if is_empty(series.at("lastObservedTime")) {
+        e.push(required(&Path::new("series.lastObservedTime"), ""));
     }
 }
 

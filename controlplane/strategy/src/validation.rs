@@ -48,8 +48,14 @@ fn content(group: &str, name: &str, obj: &Value, old: Option<&Value>, e: &mut Er
         ("", "ConfigMap") => core_kinds::config_map(obj, e),
         ("", "Secret") => core_kinds::secret(obj, e),
         ("", "Endpoints") => core_kinds::endpoints(obj, e),
-        ("", "Event") => core_kinds::event(obj, false, e),
-        ("events.k8s.io", "Event") => core_kinds::event(obj, true, e),
+        ("", "Event") => core_kinds::event(obj, e),
+        ("events.k8s.io", "Event") => {
+            core_kinds::event(obj, e);
+            match old {
+                None => core_kinds::event_strict(obj, e),
+                Some(old) => core_kinds::event_strict_update(obj, old, e),
+            }
+        }
         ("", "PersistentVolume") => volumes::persistent_volume(obj, e),
         ("", "PersistentVolumeClaim") => volumes::claim(obj, e),
         ("storage.k8s.io", "StorageClass") => volumes::class(obj, e),

@@ -90,6 +90,9 @@ pub const CT_FIN_REPLY: u16 = 1 << 5;
 /// Source translation (masquerade, NodePort to a remote backend, re-ported collision).
 pub const CT_SNAT: u16 = 1 << 6;
 
+/// Another border tells the opening and closing of this flow.
+pub const CT_QUIET: u16 = 1 << 7;
+
 named_enum! {
     /// State of a flow (RFC 9293 seen from the middle). UDP and ICMP use `New` and `Established` only.
     pub enum FlowState {

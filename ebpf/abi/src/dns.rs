@@ -16,6 +16,8 @@ pub const DNS_ZONE: &str = "DNS_ZONE";
 pub const NAME_MAX: usize = 160;
 /// [`NAME_MAX`] in 64-bit words.
 pub const NAME_WORDS: usize = NAME_MAX / 8;
+/// Longest zone name (wire form) whose impossible names the kernel denies.
+pub const ZONE_MAX: usize = 32;
 /// Most bytes of a SOA's rdata.
 pub const SOA_MAX: usize = 96;
 
@@ -52,7 +54,7 @@ abi_struct! {
 
 abi_struct! {
     /// The zone. `soa_len` 0 switches every negative answer of the kernel off.
-    pub struct DnsZone: 112 {
+    pub struct DnsZone: 144 {
         /// Bytes of the zone's own wire name (`cluster.local` is 15); the last that many bytes of a question's name
         /// are the owner of the SOA.
         pub zone_len: u16 = 0,
@@ -62,7 +64,10 @@ abi_struct! {
         pub ttl: u32 = 4,
         /// The SOA's rdata, uncompressed: mname, rname, serial, refresh, retry, expire, minimum.
         pub soa_rdata: [[u8; 8]; 12] = 8,
+        /// The zone's wire name in lower case, zero after its end; all zero if it is longer than [`ZONE_MAX`]. With it the
+        /// kernel answers NXDOMAIN for names below the zone that no cluster can have (`strake_logic::dns::is_impossible`).
+        pub name: [u64; 4] = 104,
         /// Zero.
-        pub reserved: u64 = 104,
+        pub reserved: u64 = 136,
     }
 }

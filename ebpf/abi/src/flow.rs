@@ -143,6 +143,8 @@ named_enum! {
         SockOptOut = 16 => "sock_opted_out",
         /// Flows written to `CONNTRACK`.
         ConntrackCreated = 17 => "conntrack_created",
+        /// DNS questions answered with "no such name".
+        DnsNoName = 18 => "dns_no_name",
     }
 }
 

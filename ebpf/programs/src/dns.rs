@@ -9,7 +9,7 @@ use strake_logic::packet::{Fragment, HEAD_LEN};
 
 use crate::maps::{DNS_NAMES, DNS_ZONE, get};
 use crate::report::count;
-use crate::skb::{Action, DROP, PASS, Packet, Skb, into_pod};
+use crate::skb::{Action, DROP, PASS, Skb, into_pod};
 use crate::work::Work;
 
 /// Where the DNS message begins in a frame without IP options.
@@ -18,12 +18,16 @@ const MESSAGE: usize = HEAD_LEN + 8;
 /// Answers and sends the packet back into its Pod, or passes it to the agent's server.
 #[inline(never)]
 pub fn answer(skb: Skb, work: &mut Work) -> Action {
-    match prepare(skb, &work.packet, &mut work.dns) {
-        Ok(question) => match find(&work.dns) {
-            Some(name) => give(skb, work, &question, name),
-            None => pass(Pass::Name),
-        },
-        Err(reason) => pass(reason),
+    let question = match prepare(skb, work) {
+        Ok(question) => question,
+        Err(reason) => return pass(reason),
+    };
+    if let Some(name) = find(&work.dns) {
+        return give(skb, work, &question, name);
+    }
+    match DNS_ZONE.get(0) {
+        Some(zone) if is_impossible(&work.dns, zone) => deny(skb, work, &question, zone, reply::NXDOMAIN),
+        _ => pass(Pass::Name),
     }
 }
 
@@ -54,12 +58,19 @@ fn bounded<const MIN: usize, const MAX: usize>(value: usize) -> Option<usize> {
 
 /// Copies the message and takes the question apart.
 #[inline(always)]
-fn prepare(skb: Skb, packet: &Packet, scratch: &mut Scratch) -> Result<Question, Pass> {
+fn prepare(skb: Skb, work: &mut Work) -> Result<Question, Pass> {
+    let Work { packet, header, dns: scratch, .. } = work;
     let len = usize::from(packet.ip.l4_len.saturating_sub(8));
     if packet.ip.l4 != HEAD_LEN || packet.ip.fragment != Fragment::No {
         return Err(Pass::Form);
     }
     let len = bounded::<MESSAGE_MIN, MESSAGE_MAX>(len).ok_or(Pass::Form)?;
+    // Both lengths must say the same.
+    let Some(udp) = skb.load::<[u8; 8]>(HEAD_LEN) else { return Err(Pass::Form) };
+    if u16::from_be_bytes([udp[4], udp[5]]) != packet.ip.l4_len {
+        return Err(Pass::Form);
+    }
+    header[..8].copy_from_slice(&udp);
     let message = core::ptr::from_mut(&mut scratch.message).cast::<u8>();
     // SAFETY: `len` is at most MESSAGE_MAX, which is the size of the buffer behind MESSAGE_AT.
     let ret = unsafe { bpf_skb_load_bytes(skb.0.cast(), MESSAGE as u32, message.add(MESSAGE_AT).cast(), len as u32) };
@@ -84,6 +95,11 @@ fn is_name(scratch: &Scratch, name: &DnsName) -> bool {
     dns::is_name(scratch, &name.name, scratch.name_len)
 }
 
+#[inline(never)]
+fn is_impossible(scratch: &Scratch, zone: &DnsZone) -> bool {
+    dns::is_impossible(scratch, zone)
+}
+
 #[inline(always)]
 fn find(scratch: &Scratch) -> Option<&'static DnsName> {
     let name = get!(DNS_NAMES, &scratch.key)?;
@@ -95,7 +111,7 @@ fn give(skb: Skb, work: &mut Work, question: &Question, name: &DnsName) -> Actio
     match question.kind {
         Type::A if name.flags & DNS_HAS_A != 0 => address(skb, work, question, name),
         Type::Aaaa if name.flags & DNS_NODATA_AAAA != 0 => match DNS_ZONE.get(0) {
-            Some(zone) => no_data(skb, work, question, zone),
+            Some(zone) => deny(skb, work, question, zone, 0),
             None => pass(Pass::Type),
         },
         _ => pass(Pass::Type),
@@ -118,10 +134,11 @@ fn address(skb: Skb, work: &mut Work, question: &Question, name: &DnsName) -> Ac
     if done { into_pod(skb.ifindex()) } else { DROP }
 }
 
+/// A negative answer: "no data" (0) or "no such name".
 #[inline(never)]
-fn no_data(skb: Skb, work: &mut Work, question: &Question, zone: &DnsZone) -> Action {
+fn deny(skb: Skb, work: &mut Work, question: &Question, zone: &DnsZone, rcode: u8) -> Action {
     let Some(head) = reply::soa_head(zone, work.dns.name_len) else { return pass(Pass::Type) };
-    let parts = reply::no_data_parts(question, &head, zone);
+    let parts = reply::negative_parts(question, &head, zone, rcode);
     if !front(skb, work, question, &parts) {
         return DROP;
     }
@@ -135,16 +152,16 @@ fn no_data(skb: Skb, work: &mut Work, question: &Question, zone: &DnsZone) -> Ac
     if let Some(dnssec_ok) = question.edns {
         done &= skb.store(at + reply::SOA_HEAD_LEN + rdata_len, &reply::opt(dnssec_ok)).is_ok();
     }
-    count(Counter::DnsNoData);
+    count(if rcode == 0 { Counter::DnsNoData } else { Counter::DnsNoName });
     if done { into_pod(skb.ifindex()) } else { DROP }
 }
 
 /// Gives the frame its new length and its new front.
 #[inline(always)]
 fn front(skb: Skb, work: &mut Work, question: &Question, parts: &reply::Parts) -> bool {
-    let Work { packet, frame, dns, .. } = work;
-    let Some(udp) = skb.load::<[u8; 8]>(HEAD_LEN) else { return false };
-    reply::front(frame, &packet.head, &packet.ip, &udp, dns, question, parts);
+    let Work { packet, frame, header, dns, .. } = work;
+    let Some(udp) = header.first_chunk() else { return false };
+    reply::front(frame, &packet.head, &packet.ip, udp, dns, question, parts);
     let len = MESSAGE + question.end + parts.len;
     skb.resize(len as u32).is_ok() && skb.store_front::<{ reply::FRONT_LEN }, _>(frame).is_ok()
 }

@@ -2,8 +2,8 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use strake_abi::config::{Config, MASQUERADE};
-use strake_abi::conntrack::{BORDER_NET, CT_SNAT, CT_TRANSLATED, Tuple4};
+use strake_abi::config::{Config, MASQUERADE, TRACK_ALL};
+use strake_abi::conntrack::{BORDER_NET, CT_QUIET, CT_SNAT, CT_TRANSLATED, Tuple4};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::proto;
 use strake_logic::packet::Fragment;
@@ -85,9 +85,15 @@ fn open(skb: Skb, work: &mut Work, config: &Config, now: u64) -> Result<Action, 
     }
     let sport = choose::port(service::random(), config.snat_port_min, config.snat_port_max);
     track::begin(work, skb, BORDER_NET, Tuple4 { src: config.node_ip, sport, ..tuple }, now);
-    work.new.row.flags = CT_SNAT;
+    // A TCP flow has been told at the Pod's border already.
+    let quiet = work.packet.ip.proto == proto::TCP && config.flags & TRACK_ALL != 0;
+    work.new.row.flags = if quiet { CT_SNAT | CT_QUIET } else { CT_SNAT };
     track::open(config, work)?;
     count(Counter::Masqueraded);
+    if quiet {
+        apply(skb, &work.packet, &work.new.row.to)?;
+        return Ok(PASS);
+    }
     report::opened(Hook::ToNet, work.packet.ip.proto, &tuple, &work.new.row);
     apply(skb, &work.packet, &work.new.row.to)?;
     Ok(PASS)

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use strake_abi::config::Config;
 use strake_abi::conntrack::{
-    CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_SNAT, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_ORIGINAL,
+    CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_QUIET, CT_SNAT, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_ORIGINAL,
     DIRECTION_REPLY, FlowState, Tuple4,
 };
 use strake_abi::flow::{Counter, DropReason, Hook};
@@ -66,7 +66,7 @@ fn follow(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, tcp_flags: u8) {
     original.flags |= fins & (CT_FIN_ORIGINAL | CT_FIN_REPLY);
     original.state = state;
     reply.state = state;
-    if state == FlowState::Closed as u8 && before != state {
+    if state == FlowState::Closed as u8 && before != state && original.flags & CT_QUIET == 0 {
         report::closed(hook, key.proto, original, reply);
     }
 }

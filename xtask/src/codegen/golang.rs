@@ -184,10 +184,10 @@ fn qualify(go_type: &str, package: &str, imports: &HashMap<String, String>) -> S
         }
     }
     // Keys of maps are strings by another name.
-    if let Some(rest) = go_type.strip_prefix("map[") {
-        if let Some((_, value)) = rest.split_once(']') {
-            return format!("map[string]{}", qualify(value, package, imports));
-        }
+    if let Some(rest) = go_type.strip_prefix("map[")
+        && let Some((_, value)) = rest.split_once(']')
+    {
+        return format!("map[string]{}", qualify(value, package, imports));
     }
     match go_type.split_once('.') {
         Some((alias, name)) => {
@@ -204,4 +204,42 @@ pub fn is_primitive(go_type: &str) -> bool {
         go_type,
         "string" | "bool" | "int" | "int32" | "int64" | "uint32" | "uint64" | "float64" | "byte" | "[]byte"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_keep_their_tags_markers_and_packages() {
+        let text = r#"package v1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+type Protocol string
+
+// Port is one.
+type Port struct {
+	metav1.TypeMeta `json:",inline"`
+	// +default="TCP"
+	Protocol Protocol `json:"protocol,omitempty" protobuf:"bytes,4,opt,name=protocol,casttype=Protocol"`
+
+	Limits map[ResourceName]resource.Quantity `json:"limits" protobuf:"bytes,1,rep,name=limits"`
+	Common `json:",inline" protobuf:"bytes,2,req"`
+}
+"#;
+        let mut types = Packages::new();
+        parse_file(text, "k8s.io/api/x/v1", &mut types);
+        assert!(matches!(&types["k8s.io/api/x/v1.Protocol"], GoType::Alias(to) if to == "string"));
+        let GoType::Struct(fields) = &types["k8s.io/api/x/v1.Port"] else { panic!("no struct") };
+        assert_eq!(fields[0].go_type, "k8s.io/apimachinery/pkg/apis/meta/v1.TypeMeta");
+        assert_eq!(fields[1].default.as_deref(), Some("\"TCP\""));
+        assert_eq!((fields[1].omit_empty, fields[1].proto.clone()), (true, Some((4, "protocol".into()))));
+        assert_eq!(fields[2].go_type, "map[string]k8s.io/apimachinery/pkg/api/resource.Quantity");
+        assert!(!fields[2].omit_empty && fields[2].default.is_none());
+        assert_eq!(fields[3].proto, Some((2, "Common".into())));
+    }
 }

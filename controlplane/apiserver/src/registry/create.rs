@@ -36,13 +36,13 @@ pub async fn create(op: &Op<'_>, mut object: Value) -> Result<Value, ApiError> {
         strake_strategy::prepare_create(kind, &mut candidate);
         strake_strategy::default(kind, &mut candidate);
         let name = meta::name(&candidate).to_owned();
+        let named = op.on(op.namespace, &name);
+        let reservation = allocate::for_create(&named, &mut candidate)?;
         let errors = strake_strategy::validate_create(kind, &candidate);
         if !errors.is_empty() {
             return Err(ApiError::invalid(op.kind, &name, errors));
         }
-        let named = op.on(op.namespace, &name);
         admission::validate(&named, admission::Operation::Create, Some(&candidate), None).await?;
-        let reservation = allocate::for_create(&named, &mut candidate)?;
         let key = named.key();
         if op.options.dry_run {
             if let Some(existing) = op.api.storage.get(&key).await? {

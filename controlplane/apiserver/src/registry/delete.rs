@@ -1,7 +1,7 @@
 //! Deleting objects: preconditions, grace periods, finalizers and what is left to the garbage collector.
 
 use serde_json::{Value, json};
-use strake_machinery::{ApiError, Kind, meta, time};
+use strake_machinery::{ApiError, GroupResource, Kind, meta, time};
 
 use super::{
     op::{Op, may_vanish, now},
@@ -88,20 +88,27 @@ pub async fn delete(op: &Op<'_>, options: &DeleteOptions) -> Result<Deleted, Api
 }
 
 fn check(op: &Op<'_>, options: &DeleteOptions, object: &Value) -> Result<(), ApiError> {
+    let refuse = |why: &str| {
+        // Upstream names the kind here, not the resource.
+        Err(ApiError::conflict(GroupResource::new(&op.kind.group, &op.kind.kind), op.name, why))
+    };
     if let Some(uid) = &options.uid
         && uid != meta::uid(object)
     {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", meta::uid(object));
-        return Err(ApiError::conflict(op.kind, op.name, &why));
+        return refuse(&format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been \
+             deleted and then recreated",
+            meta::uid(object)
+        ));
     }
     if let Some(version) = &options.resource_version
         && version != meta::resource_version(object)
     {
-        let why = format!(
-            "Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {}",
+        return refuse(&format!(
+            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({}). The \
+             object might have been modified",
             meta::resource_version(object)
-        );
-        return Err(ApiError::conflict(op.kind, op.name, &why));
+        ));
     }
     Ok(())
 }

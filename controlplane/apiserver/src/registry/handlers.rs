@@ -65,40 +65,48 @@ pub async fn read_body(incoming: Incoming) -> Result<Bytes, ApiError> {
     })
 }
 
-/// Answers a request about a resource that was authorized.
+/// What a request is about, if there is such a thing and it can be done to it.
 ///
 /// # Errors
-/// Every Status error there is.
-pub async fn handle(call: &Call<'_>, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
-    let info = call.info;
-    let kind =
-        call.api.kinds.resource(&info.group, &info.version, &info.resource).ok_or_else(ApiError::no_such_resource)?;
+/// 404 for resources that do not exist, 405 for verbs that they have not.
+pub fn resolve<'a>(call: &Call<'a>) -> Result<Op<'a>, ApiError> {
+    let (api, info): (&'a Api, &'a RequestInfo) = (call.api, call.info);
+    let kind = api.kinds.resource(&info.group, &info.version, &info.resource).ok_or_else(ApiError::no_such_resource)?;
     if !info.subresource.is_empty() {
         let Some(subresource) = kind.subresource(&info.subresource) else { return Err(ApiError::no_such_resource()) };
         if info.subresource != "proxy" && !subresource.verbs.has(info.verb) {
             return Err(ApiError::method_not_allowed());
         }
-    } else if !kind.verbs.has(info.verb) {
+    } else if !kind.verbs.has(info.verb) || (info.verb == "create" && !info.name.is_empty()) {
         return Err(ApiError::method_not_allowed());
     }
     if kind.namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
-        // Review kinds and objects of a namespace are never reached without one.
+        // Objects of a namespace are never reached without one.
         return Err(ApiError::method_not_allowed());
     }
     if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Err(ApiError::no_such_resource());
     }
-    let op = Op {
-        api: call.api,
+    Ok(Op {
+        api,
         kind,
-        stored: call.api.kinds.storage_kind(kind).unwrap_or(kind),
+        stored: api.kinds.storage_kind(kind).unwrap_or(kind),
         namespace: if kind.namespaced { &info.namespace } else { "" },
         name: &info.name,
         subresource: &info.subresource,
         user: call.user,
         options: WriteOptions::default(),
         warnings: call.warnings,
-    };
+    })
+}
+
+/// Answers a request about a resource that was authorized and resolved. Bodies are read before anything can fail, so
+/// that the connection stays usable.
+///
+/// # Errors
+/// Every Status error there is.
+pub async fn handle(call: &Call<'_>, op: Op<'_>, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let info = call.info;
     match info.subresource.as_str() {
         "log" | "exec" | "attach" | "portforward" | "proxy" => return proxy::handle(call, &op, request).await,
         "binding" | "eviction" | "token" => {
@@ -111,7 +119,7 @@ pub async fn handle(call: &Call<'_>, request: Request<Incoming>) -> Result<Respo
         }
         _ => {}
     }
-    if !kind.stored {
+    if !op.kind.stored {
         let body = if info.verb == "create" { read_body(request.into_body()).await? } else { Bytes::new() };
         return virtual_resources::handle(call, &op, &body).await;
     }

@@ -22,5 +22,5 @@ pub mod storage;
 pub mod update;
 pub mod watch;
 
-pub use handlers::handle;
+pub use handlers::{handle, resolve};
 pub use op::{Op, Warnings, WriteOptions};

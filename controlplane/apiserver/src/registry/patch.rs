@@ -47,7 +47,7 @@ impl Patch {
                 );
                 return Err(error);
             }
-            _ => return Err(ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH])),
+            _ => return Err(ApiError::generic(415, "415: Unsupported Media Type")),
         };
         let parsed = strake_machinery::schema::parse_json(body)
             .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;

@@ -2,14 +2,8 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
-use strake_machinery::{
-    ApiError, GroupKind,
-    field::{FieldError, Path},
-    meta,
-    registry::ScalePaths,
-    selector::LabelSelector,
-};
+use serde_json::Value;
+use strake_machinery::{ApiError, GroupKind, meta, scale};
 
 use super::{
     decode::{self, Expected},
@@ -20,64 +14,25 @@ use super::{
 };
 use crate::http::{body::Body, respond};
 
-const SCHEMA: &str = "io.k8s.api.autoscaling.v1.Scale";
-const SCALE: Expected<'static> = Expected::Message(SCHEMA);
+const SCALE: Expected<'static> = Expected::Message(scale::SCHEMA);
 
-fn steps(path: &[String]) -> Vec<&str> {
-    path.iter().map(String::as_str).collect()
-}
-
-/// The Scale of an object.
-fn of(object: &Value, paths: &ScalePaths) -> Value {
-    let mut metadata = json!({});
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        if let Some(value) = object["metadata"].get(field) {
-            metadata[field] = value.clone();
-        }
-    }
-    let selector = meta::at(object, &steps(&paths.selector)).map(|selector| {
-        // ReplicationControllers have a plain map, the others a LabelSelector.
-        let plain = selector.as_object().filter(|map| map.values().all(Value::is_string));
-        match plain {
-            Some(map) => LabelSelector::from_map(map).to_string(),
-            None => LabelSelector::from_object(selector).map(|parsed| parsed.to_string()).unwrap_or_default(),
-        }
-    });
-    let mut status = json!({"replicas": meta::i64_at(object, &steps(&paths.status)).unwrap_or(0)});
-    if let Some(selector) = selector.filter(|text| !text.is_empty()) {
-        status["selector"] = selector.into();
-    }
-    json!({
-        "kind": "Scale",
-        "apiVersion": "autoscaling/v1",
-        "metadata": metadata,
-        "spec": {"replicas": meta::i64_at(object, &steps(&paths.spec)).unwrap_or(0)},
-        "status": status,
-    })
+fn of(op: &Op<'_>, object: &Value) -> Result<Value, ApiError> {
+    scale::from_object(op.kind, object).ok_or_else(ApiError::no_such_resource)
 }
 
 /// An object with what a Scale says.
-fn scaled(op: &Op<'_>, object: &Value, scale: &Value, paths: &ScalePaths) -> Result<Value, ApiError> {
-    let replicas = meta::i64_at(scale, &["spec", "replicas"]).unwrap_or(0);
-    if replicas < 0 {
-        let path = Path::new("spec").child("replicas");
-        let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
-        return Err(ApiError::invalid(GroupKind::new("autoscaling", "Scale"), op.name, vec![error]));
+fn scaled(op: &Op<'_>, object: &Value, wanted: &Value) -> Result<Value, ApiError> {
+    let errors = strake_strategy::scale::validate(wanted);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid(GroupKind::new("autoscaling", "Scale"), op.name, errors));
     }
-    let mut new = object.clone();
-    meta::set_at(&mut new, &steps(&paths.spec), replicas);
-    let version = meta::resource_version(scale);
-    if !version.is_empty() && version != meta::resource_version(object) {
-        return Err(ApiError::modified(op.kind, op.name));
-    }
-    if !meta::uid(scale).is_empty() && meta::uid(scale) != meta::uid(object) {
-        let why = format!(
-            "Precondition failed: UID in precondition: {}, UID in object meta: {}",
-            meta::uid(scale),
-            meta::uid(object)
-        );
+    if !meta::uid(wanted).is_empty() && meta::uid(wanted) != meta::uid(object) {
+        let (asked, there) = (meta::uid(wanted), meta::uid(object));
+        let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {there}");
         return Err(ApiError::conflict(op.kind, op.name, &why));
     }
+    let mut new = object.clone();
+    scale::apply(op.kind, &mut new, wanted)?;
     Ok(new)
 }
 
@@ -86,18 +41,12 @@ fn scaled(op: &Op<'_>, object: &Value, scale: &Value, paths: &ScalePaths) -> Res
 /// # Errors
 /// As for the object itself.
 pub async fn handle(call: &Call<'_>, op: &Op<'_>, body: &Bytes) -> Result<Response<Body>, ApiError> {
-    let paths = op
-        .kind
-        .subresource("scale")
-        .and_then(|subresource| subresource.scale.as_ref())
-        .ok_or_else(ApiError::no_such_resource)?;
+    // Scaling writes the object proper.
+    let whole = op.subresource("");
     let object = match call.info.verb {
-        "get" => {
-            let stored = op.api.storage.get(&op.key()).await?.ok_or_else(|| op.not_found())?;
-            stored.value
-        }
+        "get" => op.api.storage.get(&op.key()).await?.ok_or_else(|| op.not_found())?.value,
         "update" => {
-            let op = &Op { options: WriteOptions::parse(call.query, "UpdateOptions")?, ..*op };
+            let op = &Op { options: WriteOptions::parse(call.query, "UpdateOptions")?, ..whole };
             let scale = decode::object(SCALE, call.headers, body, op.options.field_validation, call.warnings)?;
             if !meta::name(&scale).is_empty() && meta::name(&scale) != op.name {
                 return Err(ApiError::bad_request(format!(
@@ -106,22 +55,27 @@ pub async fn handle(call: &Call<'_>, op: &Op<'_>, body: &Bytes) -> Result<Respon
                     op.name
                 )));
             }
-            let updated =
-                update::update(op, OnRace::Retry, |old| scaled(op, old.ok_or_else(|| op.not_found())?, &scale, paths));
+            let updated = update::update(op, OnRace::Report, |old| {
+                let mut new = scaled(op, old.ok_or_else(|| op.not_found())?, &scale)?;
+                if meta::resource_version(&scale).is_empty() {
+                    meta::clear_resource_version(&mut new);
+                }
+                Ok(new)
+            });
             updated.await?.object
         }
         _ => {
-            let op = &Op { options: WriteOptions::parse(call.query, "PatchOptions")?, ..*op };
+            let op = &Op { options: WriteOptions::parse(call.query, "PatchOptions")?, ..whole };
             let patch = Patch::read(call.headers, body)?;
             let updated = update::update(op, OnRace::Retry, |old| {
                 let old = old.ok_or_else(|| op.not_found())?;
-                let scale = patch.apply(SCHEMA, &of(old, paths))?;
+                let patched = patch.apply(scale::SCHEMA, &of(op, old)?)?;
                 let validation = op.options.field_validation;
-                let scale = decode::check(SCALE, scale, patch.duplicates(), validation, call.warnings)?;
-                scaled(op, old, &scale, paths)
+                let scale = decode::check(SCALE, patched, patch.duplicates(), validation, call.warnings)?;
+                scaled(op, old, &scale)
             });
             updated.await?.object
         }
     };
-    Ok(respond::object(StatusCode::OK, &of(&object, paths), call.format))
+    Ok(respond::object(StatusCode::OK, &of(op, &object)?, call.format))
 }

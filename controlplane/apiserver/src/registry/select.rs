@@ -23,7 +23,7 @@ impl Selection {
     /// 400 for selectors that cannot be parsed or name fields the kind has not.
     pub fn parse(op: &Op<'_>, query: &Query) -> Result<Self, ApiError> {
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
-            .map_err(|error| ApiError::bad_request(format!("unable to parse requirement: {error}")))?;
+            .map_err(|error| ApiError::bad_request(error.to_string()))?;
         let text = query.get("fieldSelector").unwrap_or_default();
         let parsed =
             if op.same_version() { FieldSelector::parse(op.stored, text) } else { FieldSelector::parse_any(text) };

@@ -137,10 +137,12 @@ where
     strake_strategy::default(kind, &mut new);
     admission::mutate(op, admission::Operation::Update, &mut new, Some(old)).await?;
     let mut errors = Vec::new();
+    let mut reservation = allocate::Reservation::none();
     // A binding is what lets a Pod's node be set at all; it has been checked as such.
     if op.subresource != "binding" {
         strake_strategy::prepare_update(kind, &mut new, old, op.subresource);
         strake_strategy::default(kind, &mut new);
+        reservation = allocate::for_update(op, &mut new, old)?;
         errors = metadata_errors(&new, old);
         errors.extend(strake_strategy::validate_update(kind, &new, old, op.subresource));
     }
@@ -148,7 +150,6 @@ where
         return Err(ApiError::invalid(op.kind, op.name, errors));
     }
     admission::validate(op, admission::Operation::Update, Some(&new), Some(old)).await?;
-    let reservation = allocate::for_update(op, &mut new, old)?;
     meta::set_resource_version(&mut new, meta::resource_version(old));
     if new == *old && !may_vanish(kind, &new) {
         reservation.keep();

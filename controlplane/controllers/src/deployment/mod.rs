@@ -52,7 +52,7 @@ pub(crate) async fn run(ctx: Context) {
     let ctx = Arc::new(ctx);
     run_workers(NAME, queue, WORKERS, cancel, move |key| {
         let ctx = ctx.clone();
-        async move { sync(&ctx, key).await }
+        async move { Box::pin(sync(&ctx, key)).await }
     })
     .await;
 }
@@ -101,7 +101,7 @@ async fn sync(ctx: &Context, key: Key) -> Result<Outcome> {
     let plan = plan::plan(&d, &owned, &pods, Timestamp::now());
     for action in plan.actions {
         match action {
-            Action::Create(rs) => create(ctx, &deployments, &sets, &d, *rs).await?,
+            Action::Create(rs) => Box::pin(create(ctx, &deployments, &sets, &d, *rs)).await?,
             Action::Update(rs) => update(ctx, &sets, &rs).await?,
             Action::Delete(rs) => delete(ctx, &sets, &rs).await?,
             Action::Status(revision, status) => write_status(ctx, &deployments, &d, &revision, *status).await?,

@@ -231,7 +231,8 @@ fn reconcile(
         }
         let mut kept_placeholder = false;
         for d in drafts {
-            if d.endpoints.is_empty() && !(placeholder_only && !kept_placeholder) {
+            let placeholder = placeholder_only && !kept_placeholder;
+            if d.endpoints.is_empty() && !placeholder {
                 spare.push(d.slice);
                 continue;
             }

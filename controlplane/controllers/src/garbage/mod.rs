@@ -18,6 +18,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -125,10 +126,10 @@ impl Collector {
         });
         let mut signals = Vec::new();
         for (name, kind) in wanted {
-            if !monitors.contains_key(&name) {
+            if let Entry::Vacant(slot) = monitors.entry(name) {
                 let (tx, rx) = watch::channel(false);
                 let cancel = self.ctx.cancel.child_token();
-                monitors.insert(name, cancel.clone());
+                slot.insert(cancel.clone());
                 tokio::spawn(self.clone().monitor(kind, tx, cancel));
                 signals.push(rx);
             }

@@ -142,7 +142,7 @@ mod tests {
             ..Default::default()
         };
         let pods = Remaining::of("pods".into(), [meta(None, 30), meta(Some("x.io/y"), 5)].iter()).unwrap();
-        assert_eq!(wait(&[pods.clone()], Duration::from_secs(8)), Some(Duration::from_secs(16)));
+        assert_eq!(wait(std::slice::from_ref(&pods), Duration::from_secs(8)), Some(Duration::from_secs(16)));
         assert_eq!(Remaining::of("pods".into(), [].iter()), None);
         assert_eq!(wait(&[], Duration::from_secs(8)), None);
         let s = status(&Namespace::default(), &[pods], None, None);

@@ -1,7 +1,7 @@
 //! Owner references: who controls an object, and what a controller may adopt or must release.
 
 use super::labels::{self, Labels};
-use super::{Doing, Error, Informer, Key, Result};
+use super::{Doing, Informer, Key, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource};
@@ -148,7 +148,7 @@ where
             Ok(None)
         }
         Err(e) if e.code() == 422 => Ok(None),
-        Err(e) => Err(Error::from(e)),
+        Err(e) => Err(e),
     }
 }
 

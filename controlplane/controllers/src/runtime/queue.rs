@@ -1,10 +1,11 @@
 //! A work queue of keys: each key is worked on by one worker at a time, added keys coalesce, failures
 //! back off per key, and a key can be due at a later instant. Waiting costs nothing.
 
+use super::Result;
 use parking_lot::Mutex;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
-use std::fmt::{Debug, Display};
+use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -187,7 +188,7 @@ impl<T: Clone + Eq + Hash + Ord> Inner<T> {
 }
 
 /// Runs `workers` tasks over `queue` until cancelled. A failed attempt is logged and retried with backoff.
-pub async fn run_workers<T, F, Fut, E>(
+pub async fn run_workers<T, F, Fut>(
     controller: &'static str,
     queue: Arc<WorkQueue<T>>,
     workers: usize,
@@ -196,8 +197,7 @@ pub async fn run_workers<T, F, Fut, E>(
 ) where
     T: Clone + Eq + Hash + Ord + Debug + Send + Sync + 'static,
     F: Fn(T) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<Outcome, E>> + Send + 'static,
-    E: Display + Send + 'static,
+    Fut: Future<Output = Result<Outcome>> + Send + 'static,
 {
     let sync = Arc::new(sync);
     let mut tasks = tokio::task::JoinSet::new();
@@ -217,7 +217,12 @@ pub async fn run_workers<T, F, Fut, E>(
                         }
                     }
                     Err(e) => {
-                        tracing::info!(controller, key = ?key, error = %e, "attempt failed; retrying with backoff");
+                        // Somebody else wrote first: part of life.
+                        if e.is_conflict() {
+                            tracing::debug!(controller, key = ?key, error = %e, "conflict; retrying");
+                        } else {
+                            tracing::info!(controller, key = ?key, error = %e, "attempt failed; retrying with backoff");
+                        }
                         queue.retry(key.clone());
                     }
                 }

@@ -7,7 +7,6 @@ mod builtin;
 
 pub(crate) use builtin::schema_name;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -268,8 +267,17 @@ pub struct Group {
 pub struct Registry {
     kinds: Vec<Arc<Kind>>,
     groups: Vec<Group>,
-    by_resource: HashMap<(String, String, String), usize>,
-    by_kind: HashMap<(String, String, String), usize>,
+    /// Places in `kinds`, sorted by group, version and plural; by group, version and kind.
+    by_resource: Vec<usize>,
+    by_kind: Vec<usize>,
+}
+
+fn resource_key(kind: &Kind) -> (&str, &str, &str) {
+    (&kind.group, &kind.version, &kind.plural)
+}
+
+fn kind_key(kind: &Kind) -> (&str, &str, &str) {
+    (&kind.group, &kind.version, &kind.kind)
 }
 
 impl Registry {
@@ -283,10 +291,6 @@ impl Registry {
     pub fn new(kinds: impl IntoIterator<Item = Arc<Kind>>) -> Self {
         let mut registry = Registry::default();
         for kind in kinds {
-            let at = registry.kinds.len();
-            let gv = (kind.group.clone(), kind.version.clone());
-            registry.by_resource.insert((gv.0.clone(), gv.1.clone(), kind.plural.clone()), at);
-            registry.by_kind.insert((gv.0, gv.1, kind.kind.clone()), at);
             match registry.groups.iter_mut().find(|g| g.name == kind.group) {
                 Some(g) if g.versions.contains(&kind.version) => {}
                 Some(g) => g.versions.push(kind.version.clone()),
@@ -296,6 +300,11 @@ impl Registry {
             }
             registry.kinds.push(kind);
         }
+        let kinds = &registry.kinds;
+        registry.by_resource = (0..kinds.len()).collect();
+        registry.by_kind = registry.by_resource.clone();
+        registry.by_resource.sort_by(|a, b| resource_key(&kinds[*a]).cmp(&resource_key(&kinds[*b])));
+        registry.by_kind.sort_by(|a, b| kind_key(&kinds[*a]).cmp(&kind_key(&kinds[*b])));
         registry
     }
 
@@ -325,12 +334,16 @@ impl Registry {
 
     /// The row of a path's group, version and resource (plural).
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.by_resource.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).map(|i| &self.kinds[*i])
+        let wanted = (group, version, plural);
+        let at = self.by_resource.binary_search_by(|i| resource_key(&self.kinds[*i]).cmp(&wanted)).ok()?;
+        Some(&self.kinds[self.by_resource[at]])
     }
 
     /// The row of a group, version and kind.
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Kind>> {
-        self.by_kind.get(&(group.to_owned(), version.to_owned(), kind.to_owned())).map(|i| &self.kinds[*i])
+        let wanted = (group, version, kind);
+        let at = self.by_kind.binary_search_by(|i| kind_key(&self.kinds[*i]).cmp(&wanted)).ok()?;
+        Some(&self.kinds[self.by_kind[at]])
     }
 
     /// The row of an object's `apiVersion` and `kind`.

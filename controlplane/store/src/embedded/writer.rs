@@ -13,6 +13,7 @@ use crate::{Compare, Error, Event, EventKind, KeyValue, Operation, Result, Revis
 use bytes::Bytes;
 use redb::{ReadableTable, Table, WriteTransaction};
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc,
@@ -161,7 +162,8 @@ impl Writer {
     /// One commit: `work` changes the tables; if it changed anything, the changes are made durable and published.
     fn commit<T>(&mut self, work: impl FnOnce(&mut Step<'_, '_>) -> Result<T>) -> Result<T> {
         self.reopen_if_needed()?;
-        let result = self.try_commit(work);
+        let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(work)))
+            .unwrap_or_else(|_| Err(corrupt(&self.shared.path, super::SENSELESS.into())));
         match result {
             Ok((value, revision, next_expiry, published)) => {
                 self.revision = revision;

@@ -106,6 +106,54 @@ fn an_event_lives_beside_what_it_is_about() {
 }
 
 #[test]
+fn an_event_with_a_time_says_who_reports() {
+    let k = kind("v1", "Event");
+    let timed = |mut event: serde_json::Value| {
+        event["eventTime"] = json!("2024-01-01T00:00:00.000000Z");
+        event["involvedObject"] = json!({ "kind": "Pod", "name": "p", "namespace": "ns" });
+        event
+    };
+    assert_eq!(
+        refused(&k, timed(json!({ "reportingComponent": "a/b", "message": "m".repeat(1025) }))),
+        [
+            "reportingInstance: Required value",
+            "action: Required value",
+            "reason: Required value",
+            "message: Invalid value: \"\": can have at most 1024 characters",
+        ]
+    );
+    let whole = json!({ "reportingComponent": "a/b", "reportingInstance": "i", "action": "a", "reason": "r" });
+    assert!(refused(&k, timed(whole)).is_empty(), "core does not ask for a type");
+}
+
+#[test]
+fn events_k8s_io_is_stricter_in_either_form() {
+    let k = kind("events.k8s.io/v1", "Event");
+    let event = json!({
+        "eventTime": "2024-01-01T00:00:00.000000Z", "reportingInstance": "i", "action": "a", "reason": "r",
+        "series": { "count": 1 },
+    });
+    let with = |controller: &str, about: &str, count: &str| {
+        let mut event = event.clone();
+        event[controller] = json!("a/b");
+        event[about] = json!({ "namespace": "ns" });
+        event[count] = json!(3);
+        refused(&k, event)
+    };
+    let core = with("reportingComponent", "involvedObject", "count");
+    assert_eq!(
+        core,
+        [
+            "series.count: Invalid value: \"\": should be at least 2",
+            "series.lastObservedTime: Required value",
+            "type: Invalid value: \"\": has invalid value: ",
+            "count: Invalid value: \"\": needs to be unset",
+        ]
+    );
+    assert_eq!(core, with("reportingController", "regarding", "deprecatedCount"));
+}
+
+#[test]
 fn endpoints_have_addresses_that_can_be_reached() {
     let k = kind("v1", "Endpoints");
     let subset = json!([{ "addresses": [{ "ip": "169.254.0.1" }], "ports": [{ "port": 80 }] }, {}]);

@@ -18,7 +18,7 @@
 pub mod reply;
 pub mod table;
 
-use strake_abi::dns::{DnsKey, NAME_MAX, NAME_WORDS};
+use strake_abi::dns::{DnsKey, DnsZone, NAME_MAX, NAME_WORDS, ZONE_MAX};
 
 /// Words of the buffer for a message; its first half word is empty so that the name begins at a word.
 pub const MESSAGE_WORDS: usize = 40;
@@ -171,6 +171,83 @@ pub fn is_name(scratch: &Scratch, name: &[u64; NAME_WORDS], len: u32) -> bool {
         i += 1;
     }
     true
+}
+
+/// Labels that stand before the cluster's zone in the longest name that can exist: `_port._proto.service.namespace.svc`.
+const LABELS_MAX: usize = 5;
+
+/// Whether the scanned name is below the zone and cannot exist in any cluster, whatever its Services are: too many
+/// labels, or a type label that is neither `svc` nor `pod` (the DNS specification of Kubernetes, 1.1.0, knows
+/// `service.namespace.svc`, `host.service.namespace.svc`, `_port._proto.service.namespace.svc` and `ip.namespace.pod`).
+/// That is what search paths make of a name with dots: `web.ns.svc.cluster.local.ns.svc.cluster.local`. Names that might
+/// exist are the agent's to deny.
+#[inline(always)]
+pub fn is_impossible(scratch: &Scratch, zone: &DnsZone) -> bool {
+    let (name_len, zone_len) = (scratch.name_len as usize, usize::from(zone.zone_len));
+    if zone.name[0] == 0 || zone_len > ZONE_MAX || zone_len >= name_len || name_len > NAME_MAX {
+        return false;
+    }
+    let boundary = name_len - zone_len;
+    // The last bytes are the zone's.
+    let mut i = 0;
+    while i < ZONE_MAX / 8 {
+        let left = zone_len.saturating_sub(i * 8);
+        if left == 0 {
+            break;
+        }
+        let mask = if left >= 8 { u64::MAX } else { (1 << (left * 8)) - 1 };
+        if read_lower(scratch, boundary + i * 8) & mask != zone.name[i] {
+            return false;
+        }
+        i += 1;
+    }
+    // And a label begins where the zone begins.
+    let (mut at, mut last, mut labels) = (0, 0, 0);
+    let first = read_lower(scratch, 0);
+    while labels <= LABELS_MAX {
+        if at >= boundary {
+            break;
+        }
+        last = read_lower(scratch, at);
+        let len = (last & 0xff) as usize;
+        if len == 0 || len > 63 {
+            return false;
+        }
+        at += len + 1;
+        labels += 1;
+    }
+    if labels > LABELS_MAX {
+        return true;
+    }
+    if at != boundary || labels < 3 {
+        return false;
+    }
+    // Length and text of a label of three letters.
+    let kind = last & 0xffff_ffff;
+    let underscore = (first >> 8) & 0xff == b'_' as u64;
+    match kind {
+        SVC => labels == LABELS_MAX && !underscore,
+        POD => labels > 3,
+        _ => true,
+    }
+}
+
+const SVC: u64 = u32::from_le_bytes([3, b's', b'v', b'c']) as u64;
+const POD: u64 = u32::from_le_bytes([3, b'p', b'o', b'd']) as u64;
+
+/// Eight bytes of the lower-case name, at any offset. Behind the name's last word they are those of another name, zero
+/// behind the buffer.
+#[inline(always)]
+fn read_lower(scratch: &Scratch, at: usize) -> u64 {
+    // The compiler can prove that the index is within the buffer and would not check it; the verifier cannot follow the
+    // proof.
+    let (word, shift) = (core::hint::black_box(at / 8), (at % 8) as u32 * 8);
+    if word >= NAME_WORDS {
+        return 0;
+    }
+    let low = scratch.lower[word];
+    let high = if word + 1 < NAME_WORDS { scratch.lower[word + 1] } else { 0 };
+    (low >> shift) | ((high << 1) << (63 - shift))
 }
 
 /// Why a message is left to the agent's server.

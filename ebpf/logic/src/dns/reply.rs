@@ -17,11 +17,16 @@ pub const OPT_LEN: usize = 11;
 /// A SOA record up to its rdata, owner compressed.
 pub const SOA_HEAD_LEN: usize = 12;
 
+/// Response code "name error" (RFC 1035, 4.1.1).
+pub const NXDOMAIN: u8 = 3;
+
 /// What is appended to the question, one after the other, and how long it is together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {
     /// Records in the answer section: 1 or 0.
     pub answers: u8,
+    /// Response code: 0 or [`NXDOMAIN`].
+    pub rcode: u8,
     /// Bytes of all parts.
     pub len: usize,
     /// One's complement sum of all parts, at their place.
@@ -64,12 +69,12 @@ pub const fn soa_head(zone: &DnsZone, name_len: u32) -> Option<[u8; SOA_HEAD_LEN
 #[inline(always)]
 pub fn answer_parts(question: &Question, answer: &[u8; ANSWER_LEN]) -> Parts {
     let sum = placed(checksum::sum(answer), question.end);
-    with_opt(question, Parts { answers: 1, len: ANSWER_LEN, sum })
+    with_opt(question, Parts { answers: 1, rcode: 0, len: ANSWER_LEN, sum })
 }
 
-/// Length and sum of a "no data" answer.
+/// Length and sum of a negative answer: "no data" (`rcode` 0) or [`NXDOMAIN`].
 #[inline(always)]
-pub fn no_data_parts(question: &Question, head: &[u8; SOA_HEAD_LEN], zone: &DnsZone) -> Parts {
+pub fn negative_parts(question: &Question, head: &[u8; SOA_HEAD_LEN], zone: &DnsZone, rcode: u8) -> Parts {
     let mut total = u64::from(checksum::sum(head));
     let mut i = 0;
     while i < zone.soa_rdata.len() {
@@ -78,7 +83,7 @@ pub fn no_data_parts(question: &Question, head: &[u8; SOA_HEAD_LEN], zone: &DnsZ
         i += 1;
     }
     let sum = placed(checksum::narrow(total), question.end);
-    with_opt(question, Parts { answers: 0, len: SOA_HEAD_LEN + zone.soa_len as usize, sum })
+    with_opt(question, Parts { answers: 0, rcode, len: SOA_HEAD_LEN + zone.soa_len as usize, sum })
 }
 
 #[inline(always)]
@@ -109,8 +114,8 @@ pub fn front(
     put::<34, 8>(out, &[udp[2], udp[3], udp[0], udp[1], u0, u1, 0, 0]);
     let [_, _, _, _, id0, id1, f0, f1] = scratch.message[0].to_ne_bytes();
     let [_, _, _, _, _, _, _, additional] = scratch.message[1].to_ne_bytes();
-    // QR, AA and RD as asked; RA, CD as asked, NOERROR.
-    let (high, low) = (0x84 | (f0 & 0x01), 0x80 | (f1 & 0x10));
+    // QR, AA and RD as asked; RA, CD as asked.
+    let (high, low) = (0x84 | (f0 & 0x01), 0x80 | (f1 & 0x10) | parts.rcode);
     put::<42, HEADER_LEN>(out, &[id0, id1, high, low, 0, 1, 0, parts.answers, 0, 1 - parts.answers, 0, additional]);
 
     let field = u16::from_ne_bytes([udp[6], udp[7]]);

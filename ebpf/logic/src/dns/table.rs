@@ -1,7 +1,7 @@
 //! Rows of the table of names, made on the host by the agent with the very hash that the kernel uses.
 
 use strake_abi::Addr4;
-use strake_abi::dns::{DnsKey, DnsName, DnsZone, NAME_MAX, NAME_WORDS, SOA_MAX};
+use strake_abi::dns::{DnsKey, DnsName, DnsZone, NAME_MAX, NAME_WORDS, SOA_MAX, ZONE_MAX};
 
 use super::{Hash, lower};
 
@@ -105,6 +105,9 @@ pub fn zone(name: &WireName, mname: &WireName, rname: &WireName, soa: &Soa, ttl:
         at += 4;
     }
     let mut out = DnsZone { zone_len: name.len() as u16, soa_len: at as u16, ttl, ..DnsZone::default() };
+    if name.len() <= ZONE_MAX {
+        out.name.copy_from_slice(name.words.get(..ZONE_MAX / 8)?);
+    }
     for (to, from) in out.soa_rdata.iter_mut().zip(rdata.chunks_exact(8)) {
         to.copy_from_slice(from);
     }

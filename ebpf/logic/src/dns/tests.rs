@@ -13,7 +13,8 @@ use strake_abi::dns::{DNS_HAS_A, DNS_NODATA_AAAA, DnsKey, DnsName, DnsZone};
 
 use super::table::{Soa, WireName, zone};
 use super::{
-    MESSAGE_AT, MESSAGE_MAX, MESSAGE_MIN, Pass, Question, Scratch, Type, is_name, is_query, question, reply, scan,
+    MESSAGE_AT, MESSAGE_MAX, MESSAGE_MIN, Pass, Question, Scratch, Type, is_impossible, is_name, is_query, question,
+    reply, scan,
 };
 use crate::packet::{self, HEAD_LEN};
 
@@ -55,20 +56,24 @@ fn reply_frame(frame: &[u8], rows: &[(DnsKey, DnsName)]) -> Result<Vec<u8>, Pass
     let row = rows.iter().find(|(k, n)| {
         *k == scratch.key && u32::from(n.name_len) == scratch.name_len && is_name(&scratch, &n.name, scratch.name_len)
     });
-    let Some((_, name)) = row else { return Err(Pass::Name) };
     let zone = cluster_zone();
     let mut tail = Vec::new();
+    let denied = row.is_none();
+    if denied && !is_impossible(&scratch, &zone) {
+        return Err(Pass::Name);
+    }
     let parts = match asked.kind {
-        Type::A => {
+        Type::A if !denied => {
+            let (_, name) = row.unwrap();
             let answer = reply::answer(name);
             tail.extend_from_slice(&answer);
             reply::answer_parts(&asked, &answer)
         }
-        Type::Aaaa => {
+        _ => {
             let soa = reply::soa_head(&zone, scratch.name_len).unwrap();
             tail.extend_from_slice(&soa);
             tail.extend(zone.soa_rdata.iter().flatten().take(usize::from(zone.soa_len)));
-            reply::no_data_parts(&asked, &soa, &zone)
+            reply::negative_parts(&asked, &soa, &zone, if denied { reply::NXDOMAIN } else { 0 })
         }
     };
     if let Some(dnssec_ok) = asked.edns {
@@ -192,7 +197,10 @@ fn invariants(bytes: &[u8]) {
     if let Ok(out) = reply_frame(&frame(bytes), &rows) {
         let message = parse(&out);
         let name = message.queries[0].name().to_ascii().to_lowercase();
-        assert!(rows.iter().any(|(k, _)| *k == WireName::from_dotted(&name).unwrap().key()), "answered {name}");
+        let key = WireName::from_dotted(&name).map(|n| n.key());
+        let known = rows.iter().any(|(k, _)| Some(*k) == key);
+        let denied = message.metadata.response_code == ResponseCode::NXDomain && name.ends_with(".cluster.local.");
+        assert!(known || denied, "answered {name}");
     }
 }
 
@@ -249,6 +257,64 @@ fn a_query_without_checksum_or_with_one_left_to_the_device_gets_the_like() {
     partial[40..42].copy_from_slice(&field.to_ne_bytes());
     let out = reply_frame(&partial, &rows).unwrap();
     assert_eq!(u16::from_ne_bytes([out[40], out[41]]), pseudo(&out));
+}
+
+#[test]
+fn only_what_no_cluster_can_have_is_denied() {
+    let zone = cluster_zone();
+    let denied = |name: &str| {
+        let mut scratch = Scratch { lower: [u64::MAX; 20], ..Scratch::new() };
+        ask(&mut scratch, &query(name, RecordType::A, None)).unwrap();
+        is_impossible(&scratch, &zone)
+    };
+    for name in [
+        "web.default.svc.cluster.local.default.svc.cluster.local",
+        "WEB.default.svc.cluster.local.svc.Cluster.local",
+        "web.default.svc.cluster.local.cluster.local",
+        "a.b.c.d.e.f.g.h.i.j.k.cluster.local",
+        "a.b.web.default.svc.cluster.local",
+        "x.10-0-0-1.default.pod.cluster.local",
+        "www.example.com.cluster.local",
+    ] {
+        assert!(denied(name), "{name}");
+    }
+    for name in [
+        "web.default.svc.cluster.local",
+        "pod-0.web.default.svc.cluster.local",
+        "_http._tcp.web.default.svc.cluster.local",
+        "10-0-0-1.default.pod.cluster.local",
+        "example.com.default.svc.cluster.local",
+        "ns.dns.cluster.local",
+        "default.svc.cluster.local",
+        "svc.cluster.local",
+        "cluster.local",
+        "local",
+        "www.example.com",
+        "a.b.c.d.e.f.g.xcluster.local",
+        "a.b.c.d.e.f.g.mycluster.local",
+        "a.b.c.d.e.f.g.cluster.localx",
+    ] {
+        assert!(!denied(name), "{name}");
+    }
+    // A label that only looks like the zone's length byte and text is not the zone.
+    let mut trick = query("a.b.c.d.e.f.xxxxxxxxxxxxxxxx", RecordType::A, None);
+    let at = trick.len() - 4 - 1 - 16;
+    trick[at..at + 16].copy_from_slice(b"y\x07cluster\x05localz");
+    let mut scratch = Scratch::new();
+    ask(&mut scratch, &trick).unwrap();
+    assert!(!is_impossible(&scratch, &zone));
+}
+
+#[test]
+fn an_impossible_name_is_denied_with_the_soa() {
+    for edns in [None, Some(false)] {
+        let asked = "web.default.svc.cluster.local.default.svc.cluster.local.";
+        let message = parse(&reply_frame(&frame(&query(asked, RecordType::A, edns)), &[]).unwrap());
+        assert_eq!(message.metadata.response_code, ResponseCode::NXDomain);
+        assert!(message.answers.is_empty() && message.metadata.authoritative);
+        assert_eq!(message.authorities[0].name.to_ascii(), "cluster.local.");
+        assert_eq!(message.edns.is_some(), edns.is_some());
+    }
 }
 
 #[test]
