@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use tokio_util::sync::CancellationToken;
 
 use crate::cri::Cri;
 use crate::error::{Error, Result};
@@ -268,6 +269,35 @@ pub async fn ensure(options: Options) -> Result<Containerd> {
 }
 
 impl Containerd {
+    /// Starts it again whenever it ends, until `stop` is cancelled (which leaves it running). Containers live on under
+    /// their shims meanwhile. Only the process's end wakes this; a failed start is tried again, ever more slowly.
+    pub async fn keep(&self, stop: CancellationToken) {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            let ended = async {
+                if let Some(Ok(process)) = running_pid(&self.options).map(PidFd::open) {
+                    let begun = Instant::now();
+                    let _ = process.exited().await;
+                    return begun.elapsed() > Duration::from_secs(60);
+                }
+                false
+            };
+            let lived = tokio::select! {
+                () = stop.cancelled() => return,
+                lived = ended => lived,
+            };
+            pause = if lived { Duration::from_millis(100) } else { (pause * 2).min(Duration::from_secs(10)) };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            tracing::warn!(socket = %self.options.socket.display(), "containerd has ended, starting it again");
+            if let Err(error) = Box::pin(ensure(self.options.clone())).await {
+                tracing::error!(%error, "containerd not started, trying again");
+            }
+        }
+    }
+
     /// Ends it: SIGTERM, then SIGKILL after 10 s. Containers go on under their shims; remove the Pods first
     /// (`teardown`) when they should not.
     pub async fn stop(&self) -> Result<()> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -234,6 +234,19 @@ fn container(
         let up = started(c, r, i.verdicts);
         s.started = Some(up);
         s.ready = up && (c.readiness_probe.is_none() || i.verdicts.ready(&r.id) == Some(true));
+    }
+    if newest.is_some() {
+        // What it was given when it was made: resources are not changed in place here.
+        s.resources.clone_from(&c.resources);
+        s.allocated_resources = c.resources.as_ref().and_then(|r| r.requests.clone());
+        let mounts = c.volume_mounts.iter().flatten().map(|m| VolumeMountStatus {
+            name: m.name.clone(),
+            mount_path: m.mount_path.clone(),
+            read_only: m.read_only,
+            recursive_read_only: (m.read_only == Some(true)).then(|| "Disabled".to_owned()),
+            ..Default::default()
+        });
+        s.volume_mounts = some(mounts.collect());
     }
     if is_init && !pod::is_sidecar(c) {
         let done = s.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);

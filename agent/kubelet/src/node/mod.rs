@@ -44,6 +44,9 @@ pub async fn run(
         let mut lease = lease::Lease::new(shared.client.clone(), &shared.config.node_name);
         let mut duties = housekeeping::Housekeeping::new(shared.clone(), pods.clone());
         let mut written: Option<(NodeStatus, Instant)> = None;
+        // What an earlier kubelet wrote: conditions that still hold keep their times.
+        let nodes: Api<Node> = Api::all(shared.client.clone());
+        let inherited = nodes.get(&shared.config.node_name).await.ok().and_then(|n| n.status);
         let mut renew_at = Instant::now();
         let begun = Instant::now();
         loop {
@@ -54,7 +57,7 @@ pub async fn run(
                 changed
             });
             let ready = condition.ready();
-            let previous = written.as_ref().map(|(s, _)| s);
+            let previous = written.as_ref().map(|(s, _)| s).or(inherited.as_ref());
             let images = shared.cri.images().await.unwrap_or_default();
             let new = status::compute(&shared.config, &machine, &condition, &images, previous);
             let due = match &written {

@@ -17,6 +17,7 @@ fn a_node_runs_pods_as_the_stock_kubelet_does() {
         what_cannot_start_says_why(&room).await;
         server(&room).await;
         restart_of_the_kubelet(&mut room).await;
+        death_of_the_runtime(&room).await;
         deletion_leaves_nothing(&room).await;
         room
     });
@@ -282,6 +283,28 @@ async fn restart_of_the_kubelet(room: &mut Room) {
     assert_eq!(before["status"]["conditions"], after["status"]["conditions"], "it stays Ready all the time");
     room.api.delete_pod(&path, 1);
     room.gone(&path).await;
+}
+
+async fn death_of_the_runtime(room: &Room) {
+    let path = room.pod("survivor", json!({"containers": [{"name": "c", "command": ["sleep", "1000"]}]}));
+    let before = room.condition(&path, "Ready", "True").await;
+    let kept = room.runtime.clone();
+    let keeper = tokio::spawn(async move { kept.keep(tokio_util::sync::CancellationToken::new()).await });
+    let pid = strake_kubelet::containerd::running_pid(&room.runtime.options).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let running = || strake_kubelet::containerd::running_pid(&room.runtime.options);
+    room.until("another containerd", |_| running().is_some_and(|p| p != pid)).await;
+    // It answers, and knows the container it did not start.
+    let next = room.pod("next", json!({"containers": [{"name": "c", "command": ["sleep", "1000"]}]}));
+    room.condition(&next, "Ready", "True").await;
+    let after = room.condition(&path, "Ready", "True").await;
+    let id = |p: &Value| p["status"]["containerStatuses"][0]["containerID"].clone();
+    assert_eq!((id(&before), &after["status"]["containerStatuses"][0]["restartCount"]), (id(&after), &json!(0)));
+    keeper.abort();
+    for p in [&path, &next] {
+        room.api.delete_pod(p, 1);
+        room.gone(p).await;
+    }
 }
 
 async fn deletion_leaves_nothing(room: &Room) {
