@@ -1,7 +1,7 @@
 //! Creating objects.
 
 use serde_json::Value;
-use strake_machinery::{ApiError, meta, names};
+use strake_machinery::{ApiError, apply, meta, names};
 
 use super::{
     op::{Op, now},
@@ -32,12 +32,15 @@ pub async fn create(op: &Op<'_>, mut object: Value) -> Result<Value, ApiError> {
             let name = names::generate(meta::generate_name(&object), rand::random::<u32>);
             meta::set_name(&mut candidate, &name);
         }
-        fill(&mut candidate);
+        fill(op, &mut candidate);
         strake_strategy::prepare_create(kind, &mut candidate);
         strake_strategy::default(kind, &mut candidate);
         let name = meta::name(&candidate).to_owned();
         let named = op.on(op.namespace, &name);
         let reservation = allocate::for_create(&named, &mut candidate)?;
+        if !op.options.applied {
+            apply::track(kind, None, &mut candidate, &op.field_manager());
+        }
         let errors = strake_strategy::validate_create(kind, &candidate);
         if !errors.is_empty() {
             return Err(ApiError::invalid(op.kind, &name, errors));
@@ -93,10 +96,13 @@ fn place(op: &Op<'_>, object: &mut Value) -> Result<(), ApiError> {
 }
 
 /// What the server alone decides about a new object.
-fn fill(object: &mut Value) {
+fn fill(op: &Op<'_>, object: &mut Value) {
     let metadata = meta::metadata_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(field);
+    }
+    if !op.options.applied {
+        metadata.remove("managedFields");
     }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".into(), now().into());

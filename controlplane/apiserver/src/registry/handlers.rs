@@ -65,6 +65,14 @@ pub async fn read_body(incoming: Incoming) -> Result<Bytes, ApiError> {
     })
 }
 
+/// The name under which the client owns fields: `fieldManager`, or what its User-Agent begins with.
+fn manager<'a>(call: &Call<'a>) -> &'a str {
+    let agent = call.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let program = agent.split('/').next().filter(|program| !program.is_empty()).unwrap_or("unknown");
+    let program = if program.len() > 128 { &program[..128] } else { program };
+    call.query.non_empty("fieldManager").unwrap_or(program)
+}
+
 /// What a request is about, if there is such a thing and it can be done to it.
 ///
 /// # Errors
@@ -95,6 +103,7 @@ pub fn resolve<'a>(call: &Call<'a>) -> Result<Op<'a>, ApiError> {
         name: &info.name,
         subresource: &info.subresource,
         user: call.user,
+        manager: manager(call),
         options: WriteOptions::default(),
         warnings: call.warnings,
     })
@@ -134,9 +143,12 @@ pub async fn handle(call: &Call<'_>, op: Op<'_>, request: Request<Incoming>) -> 
         "update" => put(call, &op, &read_body(request.into_body()).await?).await,
         "patch" => {
             let body = read_body(request.into_body()).await?;
-            let patch = Patch::read(call.headers, &body)?;
             let op = Op { options: WriteOptions::parse(call.query, "PatchOptions")?, ..op };
-            let updated = patch::patch(&op, &patch).await?;
+            let updated = if patch::is_apply(call.headers) {
+                patch::apply(&op, call.query, &body).await?
+            } else {
+                patch::patch(&op, &Patch::read(call.headers, &body)?).await?
+            };
             Ok(answer_update(call, &op, updated))
         }
         "delete" => remove(call, &op, &read_body(request.into_body()).await?).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde_json::Value;
 use strake_auth::UserInfo;
-use strake_machinery::{ApiError, Kind, meta};
+use strake_machinery::{ApiError, Kind, apply::Manager, meta};
 
 use super::convert;
 use crate::{api::Api, cache::ResourceCache, query::Query};
@@ -48,6 +48,8 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// What to do about unknown and duplicate fields.
     pub field_validation: FieldValidation,
+    /// The object is the outcome of a server-side apply: it says itself who owns which field.
+    pub applied: bool,
 }
 
 impl WriteOptions {
@@ -79,7 +81,7 @@ impl WriteOptions {
             errors.push(FieldError::too_long(&Path::new("fieldManager"), 128));
         }
         if errors.is_empty() {
-            Ok(Self { dry_run, field_validation })
+            Ok(Self { dry_run, field_validation, applied: false })
         } else {
             Err(ApiError::invalid(GroupKind::new("meta.k8s.io", options_kind), "", errors))
         }
@@ -120,6 +122,8 @@ pub struct Op<'a> {
     pub subresource: &'a str,
     /// Who asks.
     pub user: &'a UserInfo,
+    /// Under which name the writer owns fields.
+    pub manager: &'a str,
     /// Options of writes.
     pub options: WriteOptions,
     /// Where warnings go.
@@ -151,6 +155,7 @@ impl<'a> Op<'a> {
             name,
             subresource: "",
             user: &api.system_user,
+            manager: "kube-apiserver",
             options: WriteOptions::default(),
             warnings,
         })
@@ -199,6 +204,11 @@ impl<'a> Op<'a> {
     /// 404 for the operation's object.
     pub fn not_found(&self) -> ApiError {
         ApiError::not_found(self.kind, self.name)
+    }
+
+    /// The writer, as field ownership knows it.
+    pub fn field_manager(&self) -> Manager<'a> {
+        Manager { name: self.manager, subresource: self.subresource, now: jiff::Timestamp::now() }
     }
 
     /// The event TTL, for kinds that expire.

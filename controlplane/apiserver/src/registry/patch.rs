@@ -1,20 +1,27 @@
-//! PATCH: JSON patch, JSON merge patch, strategic merge patch.
+//! PATCH: JSON patch, JSON merge patch, strategic merge patch, server-side apply.
 
 use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::Value;
-use strake_machinery::{ApiError, meta, patch as machinery};
+use strake_machinery::{
+    ApiError, GroupKind,
+    apply::apply as machinery_apply,
+    field::{FieldError, Path},
+    meta, patch as machinery,
+};
+
+use crate::query::Query;
 
 use super::{
     decode::{self, Expected, media_type},
-    op::Op,
+    op::{Op, WriteOptions},
     update::{self, OnRace, Updated},
 };
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
-const APPLY_PATCHES: [&str; 2] = ["application/apply-patch+yaml", "application/apply-patch+cbor"];
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
 
 /// A patch that was read.
 pub struct Patch {
@@ -39,14 +46,6 @@ impl Patch {
             JSON_PATCH => PatchKind::Json,
             MERGE_PATCH => PatchKind::Merge,
             STRATEGIC_PATCH => PatchKind::Strategic,
-            apply if APPLY_PATCHES.contains(&apply) => {
-                let mut error = ApiError::unsupported_media_type(&[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH]);
-                error.message = format!(
-                    "server-side apply is not implemented by this server yet; use client-side apply, or one of {JSON_PATCH}, \
-                     {MERGE_PATCH}, {STRATEGIC_PATCH}"
-                );
-                return Err(error);
-            }
             _ => return Err(ApiError::generic(415, "415: Unsupported Media Type")),
         };
         let parsed = strake_machinery::schema::parse_json(body)
@@ -100,4 +99,39 @@ pub async fn patch(op: &Op<'_>, patch: &Patch) -> Result<Updated, ApiError> {
         Ok(op.to_storage(new))
     })
     .await
+}
+
+/// Whether a request is a server-side apply.
+pub fn is_apply(headers: &HeaderMap) -> bool {
+    media_type(headers) == APPLY_PATCH
+}
+
+/// Applies a configuration: creates the operation's object, or merges into it what the manager says and takes away
+/// what it no longer says (KEP-555).
+///
+/// # Errors
+/// 422 without a fieldManager, 409 for fields that others own, and as [`update::update`].
+pub async fn apply(op: &Op<'_>, query: &Query, body: &Bytes) -> Result<Updated, ApiError> {
+    if query.non_empty("fieldManager").is_none() {
+        let error = FieldError::required(&Path::new("fieldManager"), "is required for apply patch");
+        return Err(ApiError::invalid(GroupKind::new("meta.k8s.io", "PatchOptions"), "", vec![error]));
+    }
+    let config = decode::parse_yaml(body)?;
+    for field in ["apiVersion", "kind"] {
+        if meta::str_at(&config, &[field]).is_empty() {
+            return Err(ApiError::bad_request(format!("{field} must be set in an apply patch")));
+        }
+    }
+    let validation = op.options.field_validation;
+    let mut config = decode::check(Expected::Kind(op.kind), config, &[], validation, op.warnings)?;
+    if meta::name(&config).is_empty() {
+        meta::set_name(&mut config, op.name);
+    }
+    if op.kind.namespaced && meta::namespace(&config).is_empty() {
+        meta::set_namespace(&mut config, op.namespace);
+    }
+    let config = op.to_storage(config);
+    let force = query.flag("force");
+    let op = &Op { options: WriteOptions { applied: true, ..op.options }, ..*op };
+    update::update(op, OnRace::Retry, |old| machinery_apply(op.stored, old, &config, &op.field_manager(), force)).await
 }

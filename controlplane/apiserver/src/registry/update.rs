@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use strake_machinery::{
-    ApiError, Kind,
+    ApiError, Kind, apply,
     field::{FieldError, Path},
     meta,
 };
@@ -71,7 +71,7 @@ where
     let mut current = op.api.storage.get(&key).await?;
     for _ in 0..ATTEMPTS {
         let Some(stored) = current.take() else {
-            if !may_create(op.stored) || !op.subresource.is_empty() {
+            if !(may_create(op.stored) || op.options.applied) || !op.subresource.is_empty() {
                 return Err(op.not_found());
             }
             let mut object = transform(None)?;
@@ -151,9 +151,12 @@ where
     }
     admission::validate(op, admission::Operation::Update, Some(&new), Some(old)).await?;
     meta::set_resource_version(&mut new, meta::resource_version(old));
-    if new == *old && !may_vanish(kind, &new) {
+    if strake_strategy::is_no_op(&new, old) && !may_vanish(kind, &new) {
         reservation.keep();
-        return Ok(Ok(Updated { object: new, created: false }));
+        return Ok(Ok(Updated { object: old.clone(), created: false }));
+    }
+    if !op.options.applied {
+        apply::track(kind, Some(old), &mut new, &op.field_manager());
     }
     if op.options.dry_run {
         return Ok(Ok(Updated { object: new, created: false }));
@@ -201,8 +204,14 @@ fn keep_system_fields(op: &Op<'_>, new: &mut Value, old: &Value) -> Result<(), A
         }
     }
     let metadata = meta::metadata_mut(new);
-    metadata.remove("managedFields");
     metadata.remove("selfLink");
+    if !op.options.applied {
+        // Kept by the server, whatever the client sent back.
+        match old["metadata"].get("managedFields") {
+            Some(fields) => metadata.insert("managedFields".into(), fields.clone()),
+            None => metadata.remove("managedFields"),
+        };
+    }
     for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let absent = metadata.get(field).is_none_or(meta::is_empty);
         match old["metadata"].get(field) {

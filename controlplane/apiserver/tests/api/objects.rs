@@ -227,3 +227,32 @@ async fn collections_are_deleted_by_selector() {
     let left = send(&admin, "GET", MAPS, None).await.1;
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn appliers_own_what_they_say_and_nothing_else() {
+    let server = TestServer::start().await;
+    let admin = server.admin();
+    let apply = |manager: &str, force: bool, data: Value| {
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": data});
+        let path = format!("{MAPS}/m?fieldManager={manager}&force={force}");
+        let admin = admin.clone();
+        async move {
+            let answer =
+                raw(&admin, "PATCH", &path, "application/apply-patch+yaml", body.to_string().into_bytes()).await;
+            (answer.status().as_u16(), serde_json::from_str::<Value>(answer.body()).unwrap())
+        }
+    };
+    let (code, made) = apply("one", false, json!({"a": "1", "b": "2"})).await;
+    assert_eq!((code, &made["data"]), (201, &json!({"a": "1", "b": "2"})));
+    let (code, refused) = apply("two", false, json!({"a": "9"})).await;
+    assert_eq!(code, 409);
+    assert_eq!(refused["message"], "Apply failed with 1 conflict: conflict with \"one\": .data.a");
+    let (code, taken) = apply("two", true, json!({"a": "9"})).await;
+    assert_eq!((code, &taken["data"]), (200, &json!({"a": "9", "b": "2"})));
+    let (_, less) = apply("one", false, json!({})).await;
+    assert_eq!(less["data"], json!({"a": "9"}), "b was its own, a is not any more");
+    let (_, same) = apply("one", false, json!({})).await;
+    assert_eq!(same["metadata"]["resourceVersion"], less["metadata"]["resourceVersion"]);
+    let nameless = raw(&admin, "PATCH", &format!("{MAPS}/m"), "application/apply-patch+yaml", b"{}".to_vec()).await;
+    assert_eq!(nameless.status(), 422);
+}
