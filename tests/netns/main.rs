@@ -7,14 +7,15 @@ mod outside;
 mod paths;
 mod restart;
 
-use std::sync::{Mutex, MutexGuard};
+use std::fs::File;
 
+use nix::fcntl::{Flock, FlockArg};
 use strake_tests::lab::Lab;
 
-/// Labs share the machine's CPUs and memory for BPF: one at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Labs share the machine's CPUs and its memory for BPF: one at a time, also where each test is a process of its own.
+fn alone() -> Flock<File> {
+    let path = std::env::temp_dir().join("strake-netns.lock");
+    Flock::lock(File::create(path).unwrap(), FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap()
 }
 
 fn lab() -> Lab {

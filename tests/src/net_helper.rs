@@ -15,10 +15,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Runs one command; returns the exit code.
 pub fn main(arguments: &[String]) -> i32 {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let Some(cgroup) = words.first().filter(|cgroup| **cgroup != "-")
-        && let Err(error) = std::fs::write(format!("{cgroup}/cgroup.procs"), "0")
-    {
-        eprintln!("entering cgroup {cgroup}: {error}");
+    if let Err(error) = enter_cgroup(words.first().unwrap_or(&"-")) {
+        eprintln!("{error}");
         return 2;
     }
     let result = match words.get(1..).unwrap_or_default() {
@@ -39,6 +37,15 @@ pub fn main(arguments: &[String]) -> i32 {
         say(&format!("error {:?}", error.kind()));
     }
     0
+}
+
+/// Moves this process into a cgroup; `-` stays where it is.
+pub fn enter_cgroup(cgroup: &str) -> io::Result<()> {
+    if cgroup == "-" {
+        return Ok(());
+    }
+    std::fs::write(format!("{cgroup}/cgroup.procs"), "0")
+        .map_err(|error| io::Error::other(format!("entering cgroup {cgroup}: {error}")))
 }
 
 fn number(text: &str) -> u64 {

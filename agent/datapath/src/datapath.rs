@@ -24,7 +24,7 @@ use crate::features::{Features, own_netns_cookie};
 use crate::installed::Installed;
 use crate::loader::{self, LoadError, Loaded, maps_folder};
 use crate::maps::{KernelMaps, MapsError, Occupancy};
-use crate::plan;
+use crate::plan::{self, Maps};
 use crate::stale::sweep;
 use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
 use crate::sys;
@@ -96,6 +96,15 @@ impl Datapath {
             let (plan, after) = diff(&installed, &desired)?;
             plan::apply(&plan, &mut maps)?;
             installed = after;
+        } else {
+            // The uplink or the namespace may have been made anew since; the rest waits for the first snapshot.
+            let mut row = installed.config;
+            row.uplink_ifindex = runtime.uplink_ifindex;
+            row.host_netns_cookie = runtime.host_netns_cookie;
+            if row != installed.config {
+                maps.set_config(&row)?;
+                installed.config = row;
+            }
         }
         loaded.attach_uplink(config.uplink.as_deref())?;
         loaded.attach_sockets(&config.cgroup_root)?;
