@@ -89,13 +89,32 @@ impl NodeInfo {
     }
 }
 
-/// Matching Pods by node, for one selector in one namespace.
+/// Matching Pods for one selector in one namespace.
 #[derive(Debug)]
-struct Counted {
+pub struct Counted {
     namespace: String,
     selector: LabelSelector,
     by_node: HashMap<NodeId, i32>,
+    /// By node label (those that were asked for) and its value.
+    by_domain: HashMap<String, HashMap<String, i32>>,
     used: u64,
+}
+
+impl Counted {
+    /// How many are on a node.
+    pub fn on(&self, id: NodeId) -> i32 {
+        self.by_node.get(&id).copied().unwrap_or(0)
+    }
+
+    /// Nodes that have any, with how many.
+    pub fn by_node(&self) -> impl Iterator<Item = (NodeId, i32)> {
+        self.by_node.iter().map(|(id, n)| (*id, *n))
+    }
+
+    /// How many are in each domain of a node label, if [`Snapshot::count_domains`] was asked for it.
+    pub fn by_domain(&self, label: &str) -> Option<&HashMap<String, i32>> {
+        self.by_domain.get(label)
+    }
 }
 
 /// Most selectors whose counts are kept.
@@ -186,6 +205,9 @@ impl Snapshot {
             self.ready.push(id);
         }
         self.forget_images(id);
+        if self.nodes[id].labels() != node.metadata.labels.as_ref() {
+            self.forget_domains();
+        }
         let status = node.status.as_ref();
         let allocatable = status.and_then(|s| s.allocatable.as_ref().or(s.capacity.as_ref()));
         let info = &mut self.nodes[id];
@@ -214,6 +236,7 @@ impl Snapshot {
     pub fn remove_node(&mut self, name: &str) {
         if let Some(id) = self.find(name) {
             self.forget_images(id);
+            self.forget_domains();
             self.nodes[id].node = None;
             self.ready.retain(|r| *r != id);
             self.drop_if_empty(id);
@@ -264,6 +287,16 @@ impl Snapshot {
                 if *n == 0 {
                     counted.by_node.remove(&id);
                 }
+                for (label, domains) in &mut counted.by_domain {
+                    if let Some(v) = self.nodes[id].label(label) {
+                        match domains.get_mut(v) {
+                            Some(n) => *n += by,
+                            None => {
+                                domains.insert(v.to_string(), by);
+                            }
+                        }
+                    }
+                }
             }
         }
     }
@@ -289,19 +322,40 @@ impl Snapshot {
                 *by_node.entry(id).or_insert(0) += 1;
             }
         }
-        let fresh = Counted { namespace: namespace.to_string(), selector: selector.clone(), by_node, used: clock };
+        let fresh = Counted {
+            namespace: namespace.to_string(),
+            selector: selector.clone(),
+            by_node,
+            by_domain: HashMap::new(),
+            used: clock,
+        };
         self.counts.insert(key.clone(), fresh);
         key
     }
 
-    /// What was counted under a key, by node; nodes without a matching Pod are absent.
-    pub fn counted(&self, key: &str) -> impl Iterator<Item = (NodeId, i32)> {
-        self.counts.get(key).into_iter().flat_map(|c| c.by_node.iter().map(|(id, n)| (*id, *n)))
+    /// What was counted under a key of [`Snapshot::count`].
+    pub fn counted(&self, key: &str) -> Option<&Counted> {
+        self.counts.get(key)
     }
 
-    /// The count of one node.
-    pub fn counted_on(&self, key: &str, id: NodeId) -> i32 {
-        self.counts.get(key).and_then(|c| c.by_node.get(&id)).copied().unwrap_or(0)
+    /// Sees to it that what is counted under `key` is also counted by the values of a node label.
+    pub fn count_domains(&mut self, key: &str, label: &str) {
+        let Some(counted) = self.counts.get_mut(key) else { return };
+        if counted.by_domain.contains_key(label) {
+            return;
+        }
+        let mut domains: HashMap<String, i32> = HashMap::new();
+        for (id, n) in &counted.by_node {
+            if let Some(v) = self.nodes[*id].label(label) {
+                *domains.entry(v.to_string()).or_insert(0) += n;
+            }
+        }
+        counted.by_domain.insert(label.to_string(), domains);
+    }
+
+    /// Node labels changed: domains are to be counted again when they are asked for.
+    fn forget_domains(&mut self) {
+        self.counts.values_mut().for_each(|c| c.by_domain.clear());
     }
 
     /// The placed Pods of a namespace.

@@ -259,7 +259,10 @@ proptest! {
             }
             let placed = s.pods().count() as i32;
             let key = s.count("default", &selector);
-            prop_assert_eq!(s.counted(&key).map(|(_, n)| n).sum::<i32>(), placed);
+            s.count_domains(&key, "kubernetes.io/hostname");
+            let counted = s.counted(&key).unwrap();
+            prop_assert_eq!(counted.by_node().map(|(_, n)| n).sum::<i32>(), placed);
+            prop_assert_eq!(counted.by_domain("kubernetes.io/hostname").unwrap().values().sum::<i32>(), placed);
         }
     }
 }

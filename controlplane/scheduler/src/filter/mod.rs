@@ -75,12 +75,15 @@ pub fn check(snapshot: &Snapshot, prepared: &Prepared, pod: &PodInfo, id: NodeId
 }
 
 fn unschedulable(pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {
+    if !node.is_cordoned() {
+        return Ok(());
+    }
     let taint =
         Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Default::default() };
-    if node.is_cordoned() && !pod.tolerations().iter().any(|t| tolerates(t, &taint)) {
-        return Err(Refusal::new(Plugin::NodeUnschedulable, "node(s) were unschedulable", true));
+    if pod.tolerations().iter().any(|t| tolerates(t, &taint)) {
+        return Ok(());
     }
-    Ok(())
+    Err(Refusal::new(Plugin::NodeUnschedulable, "node(s) were unschedulable", true))
 }
 
 fn node_name(pod: &PodInfo, node: &NodeInfo) -> Result<(), Refusal> {

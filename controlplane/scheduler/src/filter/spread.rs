@@ -23,13 +23,14 @@ pub fn prepare(snapshot: &mut Snapshot, pod: &PodInfo) -> Prepared {
     let mut prepared = Prepared::default();
     for c in &pod.hard_spread {
         let key = snapshot.count(&pod.namespace, &c.selector);
+        let counted = snapshot.counted(&key);
         let mut domains: HashMap<String, i32> = HashMap::new();
         for id in snapshot.node_ids() {
             let node = snapshot.node(*id);
             // Only nodes that have every constraint's label take part.
             let all_labels = pod.hard_spread.iter().all(|c| node.label(&c.topology_key).is_some());
             if let (true, true, Some(domain)) = (all_labels, eligible(pod, c, node), node.label(&c.topology_key)) {
-                *domains.entry(domain.to_string()).or_insert(0) += snapshot.counted_on(&key, *id);
+                *domains.entry(domain.to_string()).or_insert(0) += counted.map_or(0, |c| c.on(*id));
             }
         }
         let least = domains.values().copied().min().unwrap_or(0);

@@ -43,29 +43,39 @@ pub fn scores(
     for c in constraints {
         let key = snapshot.count(&pod.namespace, &c.selector);
         let per_host = c.topology_key == HOSTNAME;
+        // Every node is eligible: the totals kept by the snapshot are the ones wanted.
+        let simple = !c.honor_taints && is_unconstrained(pod);
+        if !per_host && simple {
+            snapshot.count_domains(&key, &c.topology_key);
+        }
+        let Some(counted) = snapshot.counted(&key) else { continue };
+        let values: Vec<Option<&str>> = nodes.iter().map(|id| snapshot_label(snapshot, *id, c)).collect();
         let mut domains: HashMap<&str, i32> = HashMap::new();
         let size = if per_host {
             ignored.iter().filter(|i| !**i).count()
         } else {
-            for (id, _) in nodes.iter().zip(&ignored).filter(|(_, i)| !**i) {
-                if let Some(v) = snapshot_label(snapshot, *id, c) {
-                    domains.entry(v).or_insert(0);
-                }
+            for v in values.iter().zip(&ignored).filter(|(_, i)| !**i).filter_map(|(v, _)| *v) {
+                domains.entry(v).or_insert(0);
             }
-            for (id, n) in snapshot.counted(&key) {
-                if let Some(v) = snapshot_label(snapshot, id, c)
-                    && let Some(total) = domains.get_mut(v)
-                    && eligible(pod, c, snapshot.node(id))
-                {
-                    *total += n;
+            match counted.by_domain(&c.topology_key).filter(|_| simple) {
+                Some(totals) => domains.iter_mut().for_each(|(v, n)| *n = totals.get(*v).copied().unwrap_or(0)),
+                None => {
+                    for (id, n) in counted.by_node() {
+                        if let Some(v) = snapshot_label(snapshot, id, c)
+                            && let Some(total) = domains.get_mut(v)
+                            && eligible(pod, c, snapshot.node(id))
+                        {
+                            *total += n;
+                        }
+                    }
                 }
             }
             domains.len()
         };
         let weight = (size as f64 + 2.0).ln();
-        for (i, id) in nodes.iter().enumerate() {
-            let Some(v) = snapshot_label(snapshot, *id, c) else { continue };
-            let n = if per_host { snapshot.counted_on(&key, *id) } else { domains.get(v).copied().unwrap_or(0) };
+        for (i, (id, v)) in nodes.iter().zip(&values).enumerate() {
+            let Some(v) = v else { continue };
+            let n = if per_host { counted.on(*id) } else { domains.get(v).copied().unwrap_or(0) };
             raw[i] += f64::from(n) * weight + f64::from(c.max_skew - 1);
         }
     }
@@ -83,6 +93,14 @@ pub fn scores(
             })
             .collect(),
     )
+}
+
+/// No nodeSelector and no node affinity.
+fn is_unconstrained(pod: &PodInfo) -> bool {
+    pod.pod.spec.as_ref().is_none_or(|s| {
+        s.node_selector.as_ref().is_none_or(|n| n.is_empty())
+            && s.affinity.as_ref().is_none_or(|a| a.node_affinity.is_none())
+    })
 }
 
 fn snapshot_label<'a>(snapshot: &'a Snapshot, id: NodeId, c: &SpreadConstraint) -> Option<&'a str> {
