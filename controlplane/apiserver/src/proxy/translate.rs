@@ -11,7 +11,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
 };
-use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Message, Utf8Bytes,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
+};
 use tracing::debug;
 
 use crate::spdy::{Session, SessionError, Stream};
@@ -95,7 +101,9 @@ where
                 return;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        // Clients take only 1000 for an orderly end (RFC 6455, 7.4.1); without a code they report an error.
+        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        let _ = sink.send(Message::Close(Some(normal))).await;
         let _ = sink.flush().await;
     };
     let reader = async {

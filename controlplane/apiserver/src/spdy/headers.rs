@@ -45,6 +45,9 @@ impl Writer {
         for chunk in plain.chunks(usize::from(u16::MAX)) {
             out.extend_from_slice(&stored(chunk));
         }
+        // A sync flush (an empty stored block): inflaters hand out what they have at one, and only there. Go's waits
+        // for it, and takes the end of the frame for the end of the whole stream without it.
+        out.extend_from_slice(&stored(&[]));
         out
     }
 }
