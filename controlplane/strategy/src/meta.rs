@@ -46,6 +46,15 @@ pub(crate) fn prepare_update(new: &mut Value, old: &Value) {
     }
 }
 
+/// What a request to a path without a namespace says of one is not an error, and forgotten.
+pub(crate) fn drop_namespace(obj: &mut Value) {
+    if obj.at("metadata").has("namespace")
+        && let Some(meta) = object_mut(obj, "metadata")
+    {
+        drop_key(meta, "namespace");
+    }
+}
+
 /// One more than the old generation.
 pub(crate) fn bump_generation(new: &mut Value, old: &Value) {
     let next = old.at("metadata").num("generation").saturating_add(1);

@@ -18,6 +18,9 @@ pub fn prepare_create(kind: &Kind, obj: &mut Value) {
     }
     let row = row_of(kind);
     meta::prepare_create(obj, row.generation != Generation::None);
+    if !kind.namespaced {
+        meta::drop_namespace(obj);
+    }
     if is_custom(kind) {
         if has_status(kind) {
             drop_key(obj, "status");
@@ -50,6 +53,9 @@ pub fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: &s
     }
     let subresource = Some(subresource).filter(|s| !s.is_empty());
     let row = row_of(kind);
+    if !kind.namespaced {
+        meta::drop_namespace(new);
+    }
     meta::prepare_update(new, old);
     let (group, name) = (kind.group.as_str(), kind.kind.as_str());
     match (group, name, subresource) {

@@ -40,6 +40,11 @@ fn a_cluster_wide_object_has_no_namespace() {
         told(strake_strategy::validate_create(&k, &n)),
         ["metadata.namespace: Forbidden: not allowed on this type"]
     );
+    let c = created(&k, n);
+    assert!(c["metadata"].get("namespace").is_none(), "it is dropped before it is checked");
+    let (u, errors) = updated(&k, &c, "", |n| n["metadata"]["namespace"] = json!("ns"));
+    assert!(u["metadata"].get("namespace").is_none());
+    assert!(errors.is_empty(), "{errors:?}");
 }
 
 #[test]
