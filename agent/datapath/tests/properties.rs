@@ -298,6 +298,84 @@ proptest! {
     }
 }
 
+/// A process that is killed before its write number `left`.
+struct Killed<'a> {
+    model: &'a mut Model,
+    left: usize,
+}
+
+impl Killed<'_> {
+    fn rows<T: Copy>(&mut self, rows: &[T], mut write: impl FnMut(&mut Model, &[T])) -> Result<(), ()> {
+        for row in rows {
+            self.left = self.left.checked_sub(1).ok_or(())?;
+            write(self.model, &[*row]);
+        }
+        Ok(())
+    }
+}
+
+impl Maps for Killed<'_> {
+    type Error = ();
+
+    fn put_members(&mut self, rows: &[(MemberKey, Backend)]) -> Result<(), ()> {
+        self.rows(rows, |model, row| model.put_members(row).unwrap())
+    }
+    fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), ()> {
+        self.rows(keys, |model, row| model.remove_members(row).unwrap())
+    }
+    fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), ()> {
+        let slots: Vec<_> = (base..).zip(backends.iter().copied()).collect();
+        self.rows(&slots, |model, row| model.write_slice(row[0].0, &[row[0].1]).unwrap())
+    }
+    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), ()> {
+        self.rows(rows, |model, row| model.put_nodes(row).unwrap())
+    }
+    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), ()> {
+        self.rows(keys, |model, row| model.remove_nodes(row).unwrap())
+    }
+    fn set_config(&mut self, config: &AbiConfig) -> Result<(), ()> {
+        self.rows(&[*config], |model, row| model.set_config(&row[0]).unwrap())
+    }
+    fn set_zone(&mut self, zone: &DnsZone) -> Result<(), ()> {
+        self.rows(&[*zone], |model, row| model.set_zone(&row[0]).unwrap())
+    }
+    fn put_services(&mut self, rows: &[(ServiceKey, AbiService)]) -> Result<(), ()> {
+        self.rows(rows, |model, row| model.put_services(row).unwrap())
+    }
+    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), ()> {
+        self.rows(keys, |model, row| model.remove_services(row).unwrap())
+    }
+    fn put_names(&mut self, rows: &[(DnsKey, DnsName)]) -> Result<(), ()> {
+        self.rows(rows, |model, row| model.put_names(row).unwrap())
+    }
+    fn remove_names(&mut self, keys: &[DnsKey]) -> Result<(), ()> {
+        self.rows(keys, |model, row| model.remove_names(row).unwrap())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_agent_killed_at_any_write_is_finished_by_the_next(
+        steps in prop::collection::vec((prop::collection::btree_map(0_u8..6, spec(), 0..6), 0_usize..60), 2..6),
+    ) {
+        let config = config();
+        let mut model = Model::default();
+        for (specs, left) in steps {
+            let desired = compile(&world(&specs), &config, Runtime::default());
+            let (plan, _) = diff(&Installed::new(model.contents(), SLOTS), &desired).unwrap();
+            let _ = apply(&plan, &mut Killed { model: &mut model, left });
+            // The next process reads what is there, and packets go on meanwhile.
+            let (plan, _) = diff(&Installed::new(model.contents(), SLOTS), &desired).unwrap();
+            watched_apply(&plan, &mut model, &desired);
+            verify(&model, &desired);
+            let (plan, _) = diff(&Installed::new(model.contents(), SLOTS), &desired).unwrap();
+            prop_assert_eq!(plan, Plan::default());
+        }
+    }
+}
+
 #[test]
 fn a_desired_that_breaks_an_invariant_is_refused_by_name() {
     let specs = BTreeMap::from([(
