@@ -16,6 +16,7 @@ fn a_node_runs_pods_as_the_stock_kubelet_does() {
         probes(&room).await;
         what_cannot_start_says_why(&room).await;
         server(&room).await;
+        large_logs(&room).await;
         restart_of_the_kubelet(&mut room).await;
         death_of_the_runtime(&room).await;
         deletion_leaves_nothing(&room).await;
@@ -260,6 +261,20 @@ async fn server(room: &Room) {
     let (code, body) = curl_async(room, &exec, "/exec/default/served/c?command=true&output=1").await;
     assert_eq!(code, 101, "{body}");
     assert!(body.to_lowercase().contains("x-stream-protocol-version: v4.channel.k8s.io"), "{body}");
+    room.api.delete_pod(&path, 1);
+    room.gone(&path).await;
+}
+
+async fn large_logs(room: &Room) {
+    let path = room.pod("chatty", json!({"containers": [{"name": "c",
+        "command": ["sh", "-c", "busybox yes 0123456789012345678901234567890123456789 | busybox head -c 11000000; sleep 12; echo last; sleep 1000"]}]}));
+    let pod = room.condition(&path, "Ready", "True").await;
+    let log = room.log(&pod, "c", 0);
+    let rotated = || std::fs::read_dir(log.parent().unwrap()).map_or(0, Iterator::count) == 2;
+    room.until("the log is rotated", |_| rotated()).await;
+    // The runtime goes on in the new file.
+    room.until("the new file", |_| room.log_text(&pod, "c", 0).ends_with("last\n")).await;
+    assert!(std::fs::metadata(&log).unwrap().len() < 10 << 20);
     room.api.delete_pod(&path, 1);
     room.gone(&path).await;
 }
