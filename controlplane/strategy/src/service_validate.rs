@@ -354,9 +354,8 @@ fn traffic(s: &Value, kind: &str, p: &Path, e: &mut Errs) {
             let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
             e.push(invalid(&at, health, why));
         }
-    } else if health == 0 {
-        e.push(required(&at, ""));
-    } else {
+    } else if health != 0 {
+        // None is not an error: it is allocated, and whether before or after these checks is the caller's choice.
         port_number(health, &at, e);
     }
     let internal = p.child("internalTrafficPolicy");

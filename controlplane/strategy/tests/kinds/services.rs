@@ -156,6 +156,28 @@ fn a_changed_type_releases_what_it_no_longer_needs() {
 }
 
 #[test]
+fn what_is_allocated_may_still_be_missing_when_checked() {
+    let k = kind("v1", "Service");
+    for kind_of in ["ClusterIP", "NodePort", "LoadBalancer"] {
+        let mut spec = json!({ "type": kind_of, "ports": ports() });
+        if kind_of != "ClusterIP" {
+            spec["externalTrafficPolicy"] = "Local".into();
+        }
+        assert_eq!(crate::refused(&k, json!({ "spec": spec })), Vec::<String>::new(), "{kind_of}");
+    }
+    let plain = stored(json!({ "ports": ports() }));
+    let (_, errors) = updated(&k, &plain, "", |s| {
+        s["spec"]["type"] = "LoadBalancer".into();
+        s["spec"]["externalTrafficPolicy"] = "Local".into();
+    });
+    assert_eq!(errors, Vec::<String>::new());
+    let (_, errors) = updated(&k, &stored(json!({ "type": "ExternalName", "externalName": "a.example" })), "", |s| {
+        s["spec"] = json!({ "type": "ClusterIP", "ports": ports() });
+    });
+    assert_eq!(errors, Vec::<String>::new());
+}
+
+#[test]
 fn contradictions_are_refused() {
     for (spec, expected) in [
         (
