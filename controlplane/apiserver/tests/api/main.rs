@@ -1,5 +1,7 @@
 //! A real server on a port of its own, over the embedded store, driven by kube-rs and by raw HTTP.
 
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
 mod objects;
 mod server;
 mod streams;
