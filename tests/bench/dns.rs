@@ -79,8 +79,12 @@ pub fn run(scale: Scale) -> i32 {
         }));
     }
     let datapath = lab.start();
-    let names = datapath.status().unwrap().names;
-    assert_eq!(names, NAMES, "names in the kernel's table");
+    let status = datapath.status().unwrap();
+    assert_eq!(status.names, NAMES, "names in the kernel's table");
+    if let Some(applied) = status.last_apply {
+        let (plan, write) = (applied.plan_us / 1000, applied.write_us / 1000);
+        println!("{NAMES} Services: {} map entries, planned in {plan} ms, written in {write} ms", applied.writes);
+    }
 
     let folder = tempfile::tempdir().unwrap();
     let token = CancellationToken::new();

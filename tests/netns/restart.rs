@@ -32,6 +32,11 @@ fn a_restart_cuts_no_connection_and_loses_no_packet() {
     let datapath = lab.start();
     let how: Vec<_> = datapath.status().unwrap().attached;
     assert!(how.iter().all(|attached| attached.how == strake_datapath::Attachment::Replaced), "{how:?}");
+    let opted_out = |pod: &str| {
+        let status = datapath.status().unwrap();
+        status.endpoints.iter().any(|endpoint| endpoint.pod == pod && !endpoint.socket_hooks)
+    };
+    assert!(opted_out("default/plain") && !opted_out("default/hooked"));
     for client in &mut long {
         assert!(client.ask("").starts_with("web "), "after the restart");
     }
@@ -39,6 +44,22 @@ fn a_restart_cuts_no_connection_and_loses_no_packet() {
         assert_eq!(client.finish(), "done 150 failed 0  names web");
     }
     assert!(matches!(lab.apply(), ApplyOutcome::Unchanged), "a restart must find its own ids and slices again");
+}
+
+#[test]
+fn an_opted_out_pod_stays_so_while_the_agent_has_not_seen_the_cluster_yet() {
+    let _alone = alone();
+    let mut lab = lab();
+    let plain = lab.pod("plain");
+    lab.opt_out(&plain);
+    lab.start();
+    lab.stop();
+    let datapath = within(&lab.node, || {
+        let datapath = Datapath::start(lab.config()).unwrap();
+        datapath.add_endpoint(plain.spec.clone()).unwrap();
+        datapath
+    });
+    assert!(!datapath.status().unwrap().endpoints[0].socket_hooks);
 }
 
 #[test]

@@ -182,7 +182,7 @@ impl Datapath {
         let inner = &mut *self.inner.lock();
         let cookies = inner.loaded.features.netns_cookie;
         let (interface, ifindex) = (spec.interface.clone(), spec.ifindex);
-        let known = inner.endpoints.learn(spec, cookies, &inner.world)?;
+        let known = inner.endpoints.learn(spec, cookies, &inner.world, &inner.maps)?;
         inner.endpoints.write(known, &mut inner.maps)?;
         inner.loaded.attach_pod(&interface, ifindex)?;
         Ok(())

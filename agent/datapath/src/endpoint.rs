@@ -37,6 +37,8 @@ pub struct EndpointSpec {
 pub enum EndpointError {
     #[error("entering network namespace {path} of Pod {pod}")]
     Netns { path: PathBuf, pod: ObjectName, source: io::Error },
+    #[error(transparent)]
+    Maps(#[from] MapsError),
     #[error("interface {interface} of Pod {pod} has index {found} here, not {said}")]
     Interface { interface: String, pod: ObjectName, said: u32, found: String },
 }
@@ -73,7 +75,13 @@ fn netns_cookie(path: &Path) -> io::Result<u64> {
 
 impl Endpoints {
     /// Finds out what the maps need to know. `cookies` says whether the kernel has namespace cookies.
-    pub fn learn(&mut self, spec: EndpointSpec, cookies: bool, world: &World) -> Result<Known, EndpointError> {
+    pub fn learn(
+        &mut self,
+        spec: EndpointSpec,
+        cookies: bool,
+        world: &World,
+        maps: &KernelMaps,
+    ) -> Result<Known, EndpointError> {
         let found = nix::net::if_::if_nametoindex(spec.interface.as_str());
         if found != Ok(spec.ifindex) {
             return Err(EndpointError::Interface {
@@ -99,7 +107,11 @@ impl Endpoints {
                 self.next_id
             }
         };
-        let no_socket = world.socket_lb_disabled(&spec.pod);
+        // Before the first snapshot after a restart, what was decided for this Pod stays decided.
+        let no_socket = match maps.endpoints.get(&spec.ifindex)? {
+            Some(row) if !world.synced && row.ip == spec.ip.into() => row.flags & ENDPOINT_NO_SOCKET != 0,
+            _ => world.socket_lb_disabled(&spec.pod),
+        };
         Ok(Known { spec, cookie, id, no_socket })
     }
 
