@@ -101,8 +101,12 @@ async fn sync(ctx: &Context, healths: &Healths, name: String) -> Result<Outcome>
             ctx.recorder.event(&*node, EventType::Normal, "NodeNotReady", text);
         }
     }
-    if plan::ready(&node) != "True" && started {
-        mark_pods(ctx, &name).await?;
+    let mark = healths.lock().get_mut(&name).is_some_and(|h| plan::mark_now(h, &node));
+    if mark && let Err(e) = mark_pods(ctx, &name).await {
+        if let Some(h) = healths.lock().get_mut(&name) {
+            h.marked = false;
+        }
+        return Err(e);
     }
     let isolated = ctx.shared.nodes.list().iter().all(|n| plan::ready(n) != "True");
     if let Some(taints) = plan::taints(&node, isolated, now) {

@@ -19,6 +19,9 @@ pub struct Health {
     report: (Option<Timestamp>, Option<Timestamp>),
     /// When this process saw that report.
     pub seen: Timestamp,
+    /// Its Pods were marked not ready since it was last ready. Once is enough: a kubelet that still reports
+    /// knows better about them afterwards.
+    pub marked: bool,
 }
 
 /// A condition of a Node.
@@ -38,8 +41,17 @@ pub fn observe(old: Option<&Health>, node: &Node, lease: Option<&Lease>, now: Ti
     let report = (renewed, beat.map(|t| t.0));
     match old {
         Some(h) if report.0 <= h.report.0 && report.1 <= h.report.1 => h.clone(),
-        _ => Health { report, seen: now },
+        _ => Health { report, seen: now, marked: old.is_some_and(|h| h.marked) },
     }
+}
+
+/// Whether the Pods of the node are to be marked not ready now; `health` remembers.
+pub fn mark_now(health: &mut Health, node: &Node) -> bool {
+    // A node that never reported has nothing to lose.
+    let lost = condition(node, "Ready").is_some_and(|c| c.status != "True");
+    let now = lost && !health.marked;
+    health.marked = lost;
+    now
 }
 
 /// Conditions to write because the node has been silent too long; empty if it has not, or they say so already.
@@ -185,6 +197,13 @@ mod tests {
         let h = observe(Some(&h), &n, Some(&lease(6)), at(1035));
         assert_eq!(patience(&h, grace, at(1035)).as_secs(), 40);
         assert_eq!(patience(&h, grace, at(1075)), Duration::ZERO);
+    }
+
+    #[test]
+    fn pods_are_marked_once_each_time_their_node_is_lost() {
+        let mut h = observe(None, &node("True"), None, at(1));
+        let marks = ["True", "False", "Unknown", "True", "Unknown"].map(|r| mark_now(&mut h, &node(r)));
+        assert_eq!(marks, [false, true, false, false, true]);
     }
 
     #[test]
