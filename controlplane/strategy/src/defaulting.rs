@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use strake_machinery::Kind;
+use strake_machinery::schema::Schema;
 
-use crate::walk::{default_text, default_to, drop_zeroes, object_mut, strip_nulls, with};
+use crate::walk::{Walk, default_text, default_to, drop_zeroes, object_mut, put, strip_nulls, with};
 use crate::{
     certificates, classes, core_kinds, crd, devices, discovery, flowcontrol, kinds, meta, networking, node, pod, quota,
     rbac, scaling, service, volumes, webhooks, workload,
@@ -32,6 +33,10 @@ pub fn default(kind: &Kind, obj: &mut Value) {
         ("apiextensions.k8s.io", _) => strip_nulls(obj, &["spec", "status"]),
         _ => {
             strip_nulls(obj, &["status"]);
+            // A struct by value: a typed decoder has it even if nothing was sent.
+            if !obj.has("spec") && has_spec(kind) {
+                put(obj, "spec", json!({}));
+            }
             for field in ["spec", "template"] {
                 with(obj, field, drop_zeroes);
             }
@@ -79,4 +84,9 @@ pub fn default(kind: &Kind, obj: &mut Value) {
         ("apiregistration.k8s.io", "APIService") => webhooks::default_api_service(obj),
         _ => {}
     }
+}
+
+fn has_spec(kind: &Kind) -> bool {
+    let schema = Schema::get();
+    schema.of_kind(kind).is_some_and(|message| schema.json_field(message, "spec").is_some())
 }

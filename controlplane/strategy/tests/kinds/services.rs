@@ -178,6 +178,16 @@ fn what_is_allocated_may_still_be_missing_when_checked() {
 }
 
 #[test]
+fn no_spec_is_an_empty_one() {
+    assert_eq!(crate::refused(&kind("v1", "Service"), json!({})), ["spec.ports: Required value"]);
+    for (version, name, has) in [("v1", "ConfigMap", false), ("v1", "Node", true), ("apps/v1", "Deployment", true)] {
+        let mut obj = json!({ "metadata": { "name": "x" } });
+        strake_strategy::default(&kind(version, name), &mut obj);
+        assert_eq!(obj.get("spec").is_some(), has, "{name}");
+    }
+}
+
+#[test]
 fn contradictions_are_refused() {
     for (spec, expected) in [
         (
