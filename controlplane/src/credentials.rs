@@ -15,7 +15,7 @@ use crate::Error;
 const ACCOUNTS: [&str; 2] = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
 
 /// Names of the controllers that get a client before they ask for it.
-const CONTROLLERS: [&str; 17] = [
+const CONTROLLERS: [&str; 13] = [
     "deployment-controller",
     "replicaset-controller",
     "endpoint-controller",
@@ -29,10 +29,6 @@ const CONTROLLERS: [&str; 17] = [
     "clusterrole-aggregation-controller",
     "token-cleaner",
     "pod-garbage-collector",
-    "job-controller",
-    "daemon-set-controller",
-    "statefulset-controller",
-    "cronjob-controller",
 ];
 
 /// Makes credentials for one cluster.

@@ -1,6 +1,6 @@
 //! The whole control plane in one process: what a Deployment needs to become bound Pods.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is its report")]
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::{net::SocketAddr, time::Duration};
 

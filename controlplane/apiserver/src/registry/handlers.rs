@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::{
     create,
     decode::{self, Expected},
     delete::{self, DeleteOptions, Propagation},
-    list,
+    list, notyet,
     op::{FieldValidation, Op, Warnings, WriteOptions, dry_run},
     patch::{self, Patch},
     render::Renderer,
@@ -173,6 +174,9 @@ async fn post(call: &Call<'_>, op: &Op<'_>, body: &Bytes) -> Result<Response<Bod
     let expected = Expected::Kind(op.kind);
     let object = decode::object(expected, call.headers, body, op.options.field_validation, call.warnings)?;
     let created = create::create(op, op.to_storage(object)).await?;
+    if let Some(text) = notyet::warning(op.kind) {
+        call.warnings.add(text);
+    }
     let renderer = Renderer::new(op, call.accepted, call.query);
     Ok(renderer.object(StatusCode::CREATED, &op.to_requested(created), call.format))
 }
@@ -299,16 +303,23 @@ async fn remove(call: &Call<'_>, op: &Op<'_>, body: &Bytes) -> Result<Response<B
     Ok(renderer.object(StatusCode::OK, &op.to_requested(deleted.object), call.format))
 }
 
+/// How many objects of a collection are deleted at once.
+const DELETE_WORKERS: usize = 32;
+
 async fn remove_all(call: &Call<'_>, op: &Op<'_>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = delete_options(call, body)?;
     let page = list::list(op, call.query).await?;
-    for object in &page.objects {
-        match delete::delete(&op.on(object.namespace(), object.name()), &options).await {
-            Ok(_) => {}
-            Err(error) if error.is_not_found() || error.is_conflict() => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let options = &options;
+    futures::stream::iter(page.objects.clone())
+        .map(|object| async move {
+            match delete::delete(&op.on(object.namespace(), object.name()), options).await {
+                Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .buffer_unordered(DELETE_WORKERS)
+        .try_collect::<()>()
+        .await?;
     Ok(Renderer::new(op, call.accepted, call.query).page(&page, call.format))
 }
 

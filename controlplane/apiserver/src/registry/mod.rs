@@ -13,6 +13,7 @@ pub mod decode;
 pub mod delete;
 pub mod handlers;
 pub mod list;
+mod notyet;
 pub mod op;
 pub mod patch;
 pub mod render;
