@@ -16,12 +16,19 @@ pub fn socket(node_dir: &Path) -> PathBuf {
     node_dir.join("containerd/containerd.sock")
 }
 
-/// Makes sure a runtime answers and knows the sandbox image; returns its socket.
+/// A runtime that answers.
+pub struct Runtime {
+    pub socket: PathBuf,
+    /// Ours to keep running; none where it was there already.
+    pub own: Option<containerd::Containerd>,
+}
+
+/// Makes sure a runtime answers and knows the sandbox image.
 ///
 /// A containerd that survived its agent is adopted: no container notices.
-pub async fn ensure(config: &Config) -> Result<PathBuf, Error> {
+pub async fn ensure(config: &Config) -> Result<Runtime, Error> {
     if let Some(socket) = &config.container_runtime {
-        return Ok(socket.clone());
+        return Ok(Runtime { socket: socket.clone(), own: None });
     }
     let dir = config.node_dir();
     let cni = dir.join("cni");
@@ -34,14 +41,14 @@ pub async fn ensure(config: &Config) -> Result<PathBuf, Error> {
     options.cgroup = Some(format!("{parent}/runtime"));
     options.start_timeout = Duration::from_secs(30);
     let socket = options.socket.clone();
-    containerd::ensure(options).await.map_err(|e| Error::Runtime(e.to_string()))?;
+    let own = containerd::ensure(options).await.map_err(|e| Error::Runtime(e.to_string()))?;
     if !has_image(&socket, strake_images::PAUSE_IMAGE).await? {
         let archive = strake_images::pause_archive().map_err(|e| Error::Runtime(e.to_string()))?;
         let path = dir.join("pause.tar");
         tokio::fs::write(&path, archive).await.map_err(Error::io(format!("writing {}", path.display())))?;
         import(&socket, &path).await?;
     }
-    Ok(socket)
+    Ok(Runtime { socket, own: Some(own) })
 }
 
 /// Loads an OCI archive into the runtime behind `socket`, where CRI finds it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
@@ -64,10 +64,17 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
     if config.has(Component::Network) {
         parts.spawn(network(config.clone(), netlink, worlds, token.clone()));
     }
-    if config.has(Component::Kubelet) {
+    if let Some(runtime) = runtime {
         let client = join::client(&credentials.kubelet).await?;
         parts.spawn(join::keep_serving(config.clone(), client.clone(), credentials.serving.clone(), token.clone()));
-        let kubelet = kubelet_config(&config, &credentials, runtime);
+        let kubelet = kubelet_config(&config, &credentials, runtime.socket);
+        if let Some(own) = runtime.own {
+            let token = token.clone();
+            parts.spawn(async move {
+                own.keep(token).await;
+                Ok(())
+            });
+        }
         let token = token.clone();
         parts.spawn(async move {
             strake_kubelet::run(kubelet, client, token).await.map_err(|e| Error::Kubelet(e.to_string()))
@@ -85,7 +92,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
     outcome
 }
 
-async fn runtime(config: &Config) -> Result<Option<std::path::PathBuf>, Error> {
+async fn runtime(config: &Config) -> Result<Option<containers::Runtime>, Error> {
     if config.has(Component::Kubelet) { containers::ensure(config).await.map(Some) } else { Ok(None) }
 }
 
@@ -144,11 +151,11 @@ async fn dns(config: Arc<Config>, worlds: Worlds, token: CancellationToken) -> R
 fn kubelet_config(
     config: &Config,
     credentials: &join::Credentials,
-    runtime: Option<std::path::PathBuf>,
+    runtime: PathBuf,
 ) -> strake_kubelet::Config {
     let dir = config.node_dir();
     let mut kubelet =
-        strake_kubelet::Config::under(&dir, &config.node_name, config.node_ip.into(), runtime.unwrap_or_default());
+        strake_kubelet::Config::under(&dir, &config.node_name, config.node_ip.into(), runtime);
     kubelet.cgroup_parent.clone_from(&config.cgroup_parent);
     kubelet.listen = SocketAddr::new(config.node_ip.into(), 10250);
     kubelet.serving_cert = credentials.serving.with_extension("crt");

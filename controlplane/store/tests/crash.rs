@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod listing;
+
 use futures::StreamExt;
 use rand::Rng;
 use std::{
@@ -25,6 +27,9 @@ const KILLS: usize = 100;
 const WRITERS: usize = 4;
 
 fn main() {
+    if listing::answered("crash") {
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     if let Some(dir) = std::env::var_os(DIR) {
         runtime.block_on(write_until_killed(Path::new(&dir)));
