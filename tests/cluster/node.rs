@@ -31,8 +31,8 @@ spec:
     image: strake.io/busybox:1
     command: [sh, -c, "trap 'exit 0' TERM; touch /shared/ready; while true; do sleep 0.1; done"]
     env:
-    - {name: PLAIN, value: "plain-$(POD)"}
     - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: PLAIN, value: "plain-$(POD)"}
     - {name: COLOUR, valueFrom: {configMapKeyRef: {name: settings, key: colour}}}
     - {name: PASSWORD, valueFrom: {secretKeyRef: {name: keys, key: password}}}
     - {name: CPU, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}
@@ -132,14 +132,15 @@ fn pods_reach_pods_nodes_and_masqueraded_what_the_node_reaches_and_cannot_spoof(
     let there = ip("on-node2");
 
     // Pod to Pod across nodes, Pod to node.
-    assert!(shell(&cluster, "on-node1", &format!("wget -q -T 5 -O - http://{there}:8080/passwd")).contains("root"));
-    shell(&cluster, "on-node1", &format!("nc -z -w 5 {} 10250", cluster.rooms()[1].ip));
+    let get = format!("printf 'GET /passwd HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {there} 8080");
+    assert!(shell(&cluster, "on-node1", &get).contains("root"));
+    shell(&cluster, "on-node1", &format!("nc -w 5 {} 10250 < /dev/null", cluster.rooms()[1].ip));
 
     // Out of the cluster, masqueraded: the host's end of the bridge sees the node's address.
     let host = std::net::TcpListener::bind((host_address(&cluster), 0)).unwrap();
     let port = host.local_addr().unwrap().port();
     let accepted = std::thread::spawn(move || host.accept().unwrap().1.ip());
-    shell(&cluster, "on-node1", &format!("nc -z -w 5 {} {port}", host_address(&cluster)));
+    shell(&cluster, "on-node1", &format!("nc -w 5 {} {port} < /dev/null", host_address(&cluster)));
     assert_eq!(accepted.join().unwrap(), std::net::IpAddr::V4(cluster.rooms()[0].ip));
 
     // A Pod that takes another's address is not heard, and the drop has a reason.

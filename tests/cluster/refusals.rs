@@ -68,11 +68,9 @@ fn a_full_disk_is_named_and_loses_nothing_acknowledged() {
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=1"]).text();
     let server = cluster.server();
     let store = cluster.data_dir().join("server");
-    let pid = cluster.pid(server);
-    cluster.signal(pid, "KILL");
-    eventually("the server has ended", || {
-        if std::path::Path::new(&format!("/proc/{pid}")).exists() { Err("still there".into()) } else { Ok(()) }
-    });
+    let process = strake_rig::process::Id::of(cluster.pid(server)).unwrap();
+    cluster.signal(process.pid, "KILL");
+    eventually("the server has ended", || if process.alive() { Err("still there".into()) } else { Ok(()) });
     let mut move_in = server.command("sh");
     let (dir, copy) = (store.display(), cluster.data_dir().join("copy"));
     move_in.args([

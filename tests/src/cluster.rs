@@ -139,26 +139,20 @@ impl Cluster {
     /// A kubectl command against this cluster.
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig")).args(args);
-        // Discovery is cached by server address, and rigs reuse addresses.
-        command.arg("--cache-dir").arg(self.data_dir().join("kubectl-cache"));
+        command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig"));
+        // Discovery is cached by server address, and rigs reuse addresses. Before the words: a `--` ends kubectl's own.
+        command.arg("--cache-dir").arg(self.data_dir().join("kubectl-cache")).args(args);
         command
     }
 
     /// Runs kubectl against this cluster.
     pub fn kubectl(&self, args: &[&str]) -> Outcome {
-        // `--` ends kubectl's own flags; ours must come before it.
-        let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig"));
-        command.arg("--cache-dir").arg(self.data_dir().join("kubectl-cache")).args(args);
-        run(command)
+        run(self.kubectl_command(args))
     }
 
     /// `kubectl apply -f -`.
     pub fn apply(&self, manifest: &str) -> Outcome {
-        let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig")).args(["apply", "-f", "-"]);
-        run_with(command, manifest)
+        run_with(self.kubectl_command(&["apply", "-f", "-"]), manifest)
     }
 
     /// Runs the binary under test on the host, as an operator would.
