@@ -14,6 +14,8 @@ use crate::work::Work;
 
 /// Where the DNS message begins in a frame without IP options.
 const MESSAGE: usize = HEAD_LEN + 8;
+/// Two roots and five numbers. Not 1: that a number is not zero tells older verifiers nothing about its range.
+const SOA_MIN: usize = 22;
 
 /// Answers and sends the packet back into its Pod, or passes it to the agent's server.
 #[inline(never)]
@@ -143,7 +145,7 @@ fn deny(skb: Skb, work: &mut Work, question: &Question, zone: &DnsZone, rcode: u
         return DROP;
     }
     let at = MESSAGE + question.end;
-    let Some(rdata_len) = bounded::<1, SOA_MAX>(usize::from(zone.soa_len)) else { return DROP };
+    let Some(rdata_len) = bounded::<SOA_MIN, SOA_MAX>(usize::from(zone.soa_len)) else { return DROP };
     let rdata_at = (at + reply::SOA_HEAD_LEN) as u32;
     let rdata = core::ptr::from_ref(&zone.soa_rdata);
     // SAFETY: `rdata_len` is at most the size of `soa_rdata`.

@@ -82,7 +82,9 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match (self.rust, self.linker) {
             (true, true) => "a rustc with library sources, and bpf-linker, are",
-            (true, false) => "a rustc with library sources (rustup nightly with rust-src, or rustc-web and rust-web-src) is",
+            (true, false) => {
+                "a rustc with library sources (rustup nightly with rust-src, or rustc-web and rust-web-src) is"
+            }
             _ => "bpf-linker is",
         };
         writeln!(f, "the eBPF programs cannot be compiled: {what} missing.")?;
