@@ -112,7 +112,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// `a.b  value` for each leaf; lists of scalars in one line.
+/// `a.b  value` for each leaf; a list takes a line an item, and counters that are zero none.
 fn flatten(value: &Value) -> Vec<(String, String)> {
     let mut out = Vec::new();
     walk(value, String::new(), &mut out);
@@ -123,9 +123,15 @@ fn walk(value: &Value, path: String, out: &mut Vec<(String, String)>) {
     let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match value {
         Value::Object(map) => map.iter().for_each(|(key, value)| walk(value, join(key), out)),
-        Value::Array(list) if list.iter().any(|v| v.is_object() || v.is_array()) => {
-            list.iter().enumerate().for_each(|(n, value)| walk(value, join(&n.to_string()), out));
+        Value::Array(list) if list.iter().any(Value::is_object) => {
+            for item in list {
+                let mut fields = Vec::new();
+                walk(item, String::new(), &mut fields);
+                let words: Vec<String> = fields.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+                out.push((path.clone(), words.join("  ")));
+            }
         }
+        Value::Number(number) if number.as_u64() == Some(0) => {}
         Value::Array(list) => {
             let words: Vec<String> = list.iter().map(scalar).collect();
             out.push((path, words.join(" ")));
@@ -145,8 +151,8 @@ mod tests {
 
     #[test]
     fn a_status_is_flattened_to_lines() {
-        let lines = flatten(&json!({"a": {"b": 1, "c": ["x", "y"]}, "d": [{"e": true}], "f": null}));
-        let want = [("a.b", "1"), ("a.c", "x y"), ("d.0.e", "true")];
+        let lines = flatten(&json!({"a": {"b": 1, "c": ["x", "y"]}, "d": [{"e": true, "g": 2}], "f": null, "h": 0}));
+        let want = [("a.b", "1"), ("a.c", "x y"), ("d", "e=true  g=2")];
         assert_eq!(lines, want.map(|(k, v)| (k.to_owned(), v.to_owned())));
     }
 }

@@ -7,12 +7,13 @@ mod bench;
 mod build;
 mod clients;
 mod cluster;
+mod codegen;
 mod demo;
 mod setup;
 mod test;
 mod ui;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -48,6 +49,13 @@ enum Command {
     BuildEbpf,
     /// Build the demo image as an OCI archive and say where it is
     Images,
+    /// Write the table of the built-in kinds anew, from a Kubernetes release's OpenAPI document and Go sources
+    Codegen {
+        /// The OpenAPI v2 document
+        openapi: PathBuf,
+        /// The release's staging/src/k8s.io
+        sources: PathBuf,
+    },
     /// Fetch the unmodified clients the tests use (kubectl 1.35.2 and 1.37.1) into target/clients
     Clients,
 }
@@ -73,6 +81,13 @@ fn run() -> Result<()> {
         Command::Setup => setup::run(&setup::ALL),
         Command::BuildEbpf => build::ebpf(),
         Command::Images => build::demo_image().map(|path| println!("{}", path.display())),
+        Command::Codegen { openapi, sources } => {
+            let table = Path::new("controlplane/machinery/src/schema/kinds.txt");
+            let (lines, disagreements) = codegen::run(&openapi, &sources, table)?;
+            disagreements.iter().for_each(|d| println!("    the inputs disagree: {d}"));
+            println!("{}: {lines} lines", table.display());
+            Ok(())
+        }
         Command::Clients => clients::fetch().map(|all| all.iter().for_each(|c| println!("{}", c.display()))),
     }
 }
