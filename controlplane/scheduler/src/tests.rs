@@ -1,3 +1,5 @@
+//! Decisions of the scheduler over whole snapshots.
+
 use crate::decide::{Decision, Diagnosis, Nominated, decide, enough};
 use crate::podinfo::PodInfo;
 use crate::preempt::preempt;

@@ -1,3 +1,5 @@
+//! Which ReplicaSets a Deployment scales, makes and removes, decided from snapshots.
+
 use super::plan::{Action, Plan, plan};
 use super::sets::{DESIRED_REPLICAS, MAX_REPLICAS, REVISION, fenceposts, revision, size, template_hash};
 use super::status::condition;

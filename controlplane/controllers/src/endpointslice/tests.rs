@@ -1,3 +1,5 @@
+//! Which slices a Service gets from its Pods, decided from snapshots.
+
 use super::plan::{MAX_ENDPOINTS, Plan, plan};
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, Node, Pod, PodCondition, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,

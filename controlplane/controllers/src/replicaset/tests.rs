@@ -1,3 +1,5 @@
+//! Which Pods a ReplicaSet makes, adopts and deletes, decided from snapshots.
+
 use super::plan::{Scale, next_look, pod_from_template, scale, status};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus, PodTemplateSpec};

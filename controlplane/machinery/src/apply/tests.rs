@@ -1,3 +1,5 @@
+//! Server-side apply: ownership, conflicts and merges.
+
 use super::*;
 use crate::Registry;
 

@@ -1,3 +1,5 @@
+//! The OpenAPI documents as clients read them.
+
 use super::*;
 
 fn document(group: &str) -> Value {

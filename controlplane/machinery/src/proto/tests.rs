@@ -1,3 +1,5 @@
+//! Protobuf bodies to JSON and back.
+
 use proptest::prelude::*;
 use serde_json::json;
 

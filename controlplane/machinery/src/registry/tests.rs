@@ -1,3 +1,5 @@
+//! The table of the built-in kinds: look-ups and storage keys.
+
 use std::collections::HashMap;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Decoding JSON bodies by schema: what is refused, dropped and filled in.
+
 use std::sync::Arc;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The rows and columns of server-side Tables.
+
 use super::*;
 use crate::{Registry, time};
 

@@ -1,3 +1,5 @@
+//! DNS questions and answers on the wire, with damaged ones.
+
 extern crate std;
 
 use std::string::{String, ToString};

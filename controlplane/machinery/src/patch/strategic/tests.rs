@@ -1,3 +1,5 @@
+//! Strategic merge patches, in the shapes that kubectl sends.
+
 use serde_json::json;
 
 use super::*;
