@@ -33,8 +33,6 @@ struct Task {
     id: String,
     ip: String,
     started_at: i64,
-    /// The verdict readiness starts from.
-    ready_before: bool,
 }
 
 fn positive(v: Option<i32>, default: u32) -> u32 {
@@ -94,7 +92,10 @@ impl Probes {
             self.results.set(&r.id, kind, true);
             return;
         }
-        let ready_before = known.is_some_and(|k| k.ready);
+        // Before any task runs: the status computed next must not show a container that was ready as not ready.
+        if kind == Kind::Readiness && self.results.get(&r.id, kind).is_none() {
+            self.results.set(&r.id, kind, known.is_some_and(|k| k.ready));
+        }
         let task = Task {
             cri: self.cri.clone(),
             recorder: self.recorder.clone(),
@@ -106,7 +107,6 @@ impl Probes {
             id: r.id.clone(),
             ip: ip.to_owned(),
             started_at: r.started_at,
-            ready_before,
         };
         self.tasks.insert((r.id.clone(), kind), AbortOnDropHandle::new(tokio::spawn(task.run())));
     }
@@ -117,9 +117,6 @@ impl Task {
         let period = Duration::from_secs(positive(self.probe.period_seconds, 10).into());
         let passes_needed = positive(self.probe.success_threshold, 1);
         let failures_needed = positive(self.probe.failure_threshold, 3);
-        if self.kind == Kind::Readiness && self.results.get(&self.id, self.kind).is_none() {
-            self.results.set(&self.id, self.kind, self.ready_before);
-        }
         if self.kind != Kind::Startup && self.container.startup_probe.is_some() {
             let mut changes = self.results.subscribe();
             while self.results.get(&self.id, Kind::Startup) != Some(true) {
@@ -157,6 +154,47 @@ impl Task {
                     return; // the container is replaced
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One thread, and nothing awaited between `sync` and the question: no task has run yet.
+    #[tokio::test]
+    async fn a_container_that_was_ready_is_ready_before_its_probe_has_run() {
+        let object = |ready: bool| {
+            let status = serde_json::json!({"name": "a", "containerID": "containerd://1", "ready": ready,
+                "restartCount": 0, "image": "", "imageID": ""});
+            let probe = serde_json::json!({"tcpSocket": {"port": 1}, "periodSeconds": 3600});
+            let pod = serde_json::json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
+                "spec": {"containers": [{"name": "a", "readinessProbe": probe}]},
+                "status": {"containerStatuses": [status]}});
+            Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
+        };
+        let runtime = PodRuntime {
+            sandboxes: vec![crate::runtime::Sandbox {
+                ready: true,
+                ips: vec!["127.0.0.1".into()],
+                ..Default::default()
+            }],
+            containers: vec![Record {
+                id: "1".into(),
+                name: "a".into(),
+                state: State::Running,
+                ..Default::default()
+            }],
+        };
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let recorder = Recorder::start(kube::Client::try_from(config).unwrap(), "node");
+        for ready in [true, false] {
+            let results: SharedResults = Arc::default();
+            let cri = Cri::connect(std::path::Path::new("/nonexistent/cri.sock"));
+            let mut probes = Probes::new(cri, recorder.clone(), results.clone());
+            probes.sync(&object(ready), &runtime, false);
+            assert_eq!(results.get("1", Kind::Readiness), Some(ready));
         }
     }
 }
