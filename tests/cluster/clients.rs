@@ -116,7 +116,9 @@ fn every_verb(version: &str) {
     kubectl("expose deployment extra --port=81 --target-port=8080 --name=exposed").text();
     let called = cluster.demo("client", &["call", "http://exposed:81", "-n", "5"]);
     assert!(called.text().contains("extra-"), "{called}");
-    assert!(kubectl("explain deployment.spec.strategy.rollingUpdate").text().contains("maxSurge"));
+    let explained = kubectl("explain deployment.spec.strategy.rollingUpdate");
+    assert!(explained.text().contains("maxSurge"), "{explained}");
+    assert!(explained.text().contains("maximum number of pods that can be scheduled above"), "{explained}");
     kubectl("delete deployment extra --timeout=60s").text();
     kubectl("delete pod shot flaky --grace-period=1 --timeout=60s").text();
     eventually("the Pods of a deleted Deployment are collected", || {

@@ -1,8 +1,9 @@
-//! What types and fields are for, in the words of the k8s-openapi crate. Optional: the texts cost a megabyte of binary
-//! and some compile time. They are collected for the kinds of one document, and dropped with it.
+//! What types and fields are for, in the words of the k8s-openapi crate: a megabyte of text in the binary. They are
+//! collected for the kinds of one document, and dropped with it.
 
 use std::collections::HashMap;
 
+use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use crate::registry::Kind;
@@ -26,15 +27,7 @@ impl Descriptions {
     }
 }
 
-#[cfg(not(feature = "descriptions"))]
-fn collect(_kinds: &[&Kind]) -> HashMap<String, Value> {
-    HashMap::new()
-}
-
-#[cfg(feature = "descriptions")]
 fn collect(kinds: &[&Kind]) -> HashMap<String, Value> {
-    use schemars::generate::SchemaSettings;
-
     let mut generator = SchemaSettings::openapi3().into_generator();
     macro_rules! add {
         ($($group:literal: $($path:ident)::+ { $($kind:ident),* })*) => {

@@ -2,7 +2,7 @@
 //! everything, as JSON and as protobuf.
 //!
 //! Clients use them to explain fields, to validate before they send, and to find out whether the server knows
-//! `fieldValidation`. Descriptions are added when the crate is built with the feature `descriptions`.
+//! `fieldValidation`.
 
 mod descriptions;
 mod gnostic;
@@ -62,7 +62,6 @@ pub fn v3_path(group: &str, version: &str) -> String {
 pub fn hash(registry: &Registry, group: &str, version: &str) -> String {
     let mut hasher = DefaultHasher::new();
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
-    cfg!(feature = "descriptions").hash(&mut hasher);
     include_str!("../schema/kinds.txt").hash(&mut hasher);
     for kind in registry.in_group_version(group, version) {
         format!("{kind:?}").hash(&mut hasher);
