@@ -101,6 +101,7 @@ fn measure(count: usize, scale: Scale) -> Vec<Target> {
     let opted_out = ours.lab.pods[2].clone();
     ours.lab.opt_out(&opted_out);
     ours.lab.start();
+    let _reader = ours.lab.read_flows();
     let rules = peers::nftables(&services(count, &nft.web), NODE_IP);
     let has_nft = peers::load(&nft.lab.node, &["nft", "-f", "-"], &rules).is_some();
     let rules = peers::iptables(&services(count, &iptables.web));

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use strake_abi::conntrack::{BORDER_POD, CT_TRANSLATED, Conntrack, ConntrackKey, FlowState};
-use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, ENDPOINTS, Endpoint};
+use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, ENDPOINTS, ENDPOINTS_BY_IP, Endpoint};
 use strake_abi::flow::{Counter, DropReason, EventKind, Verdict};
 use strake_abi::service::{
     BACKEND_HOST, BACKEND_LOCAL, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, SERVICES, Service, ServiceKey,
@@ -52,6 +52,53 @@ fn a_connection_stays_with_its_backend_and_its_answers_come_from_the_vip() -> Re
     assert_eq!(rows.len(), 2);
     let (key, original) = rows.iter().find(|(k, _)| k.tuple.dst == Addr4::new(VIP)).unwrap();
     assert_eq!((key.border, original.packets, original.service_id), (BORDER_POD, 4, 12));
+    Ok(())
+}
+
+/// To a Pod of this node, called directly and through a Service: straight into it, with the addresses of its own link.
+#[test]
+fn a_pod_of_this_node_is_reached_past_the_routing() -> Result<()> {
+    const LOCAL_IFINDEX: u32 = 4242;
+    let (mac, host_mac) = ([2, 0, 0, 0, 9, 1], [2, 0, 0, 0, 9, 2]);
+    let mut kernel = with_web(&[backend(LOCAL, 8080, BACKEND_LOCAL, 1)])?;
+    let endpoint = Endpoint { ip: Addr4::new(LOCAL), mac, host_mac, ..Endpoint::default() };
+    kernel.insert(ENDPOINTS, LOCAL_IFINDEX, endpoint)?;
+    kernel.insert(ENDPOINTS_BY_IP, Addr4::new(LOCAL), LOCAL_IFINDEX)?;
+    for (to, flags) in [((LOCAL, 9), SYN), (WEB, SYN), (WEB, ACK)] {
+        let out = kernel.run("from_pod", &tcp(CLIENT, to, flags, b"x"))?;
+        assert_eq!(out.verdict, REDIRECT, "{to:?}");
+        assert_eq!(out.frame[..12], [mac, host_mac].concat());
+        let dst = if to == WEB { (LOCAL, 8080) } else { to };
+        assert_eq!((seen(&out.frame).src, seen(&out.frame).dst), (CLIENT, dst));
+    }
+    // An address that no Pod has any more is the routing's business.
+    kernel.remove::<Addr4, u32>(ENDPOINTS_BY_IP, Addr4::new(LOCAL))?;
+    let frame = tcp(CLIENT, (LOCAL, 9), ACK, b"x");
+    let out = kernel.run("from_pod", &frame)?;
+    assert_eq!((out.verdict, out.frame), (PASS, frame));
+    Ok(())
+}
+
+/// Its rows are given back at once: nothing of it needs translating any more.
+#[test]
+fn a_closed_flow_that_was_not_translated_leaves_no_row() -> Result<()> {
+    let mut kernel = Kernel::new()?;
+    let server = (REMOTE, 80);
+    for (program, frame) in [
+        ("from_pod", tcp(CLIENT, server, SYN, &[])),
+        ("to_pod", tcp(server, CLIENT, SYN | ACK, &[])),
+        ("from_pod", tcp(CLIENT, server, FIN | ACK, &[])),
+    ] {
+        kernel.run(program, &frame)?;
+        assert_eq!(kernel.conntrack()?.len(), 2);
+    }
+    kernel.run("to_pod", &tcp(server, CLIENT, FIN | ACK, &[]))?;
+    assert!(kernel.conntrack()?.is_empty());
+    let kinds: Vec<u8> = kernel.events()?.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EventKind::Open as u8, EventKind::Close as u8]);
+    // The last acknowledgement opens nothing.
+    assert_eq!(kernel.run("from_pod", &tcp(CLIENT, server, ACK, &[]))?.verdict, PASS);
+    assert!(kernel.conntrack()?.is_empty());
     Ok(())
 }
 

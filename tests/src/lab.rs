@@ -21,7 +21,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 use strake_datapath::{ApplyOutcome, Config, Datapath, EndpointSpec};
+use strake_flow::FlowLog;
 use strake_state::{Cache, Change, Extract, Kind, ObjectName, World};
+use tokio_util::sync::CancellationToken;
 
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const OUTSIDE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -110,6 +112,19 @@ impl Drop for Helper {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A reader of flows; it ends when dropped.
+pub struct FlowReader {
+    token: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for FlowReader {
+    fn drop(&mut self) {
+        self.token.cancel();
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
 }
 
@@ -303,6 +318,23 @@ impl Lab {
         self.datapath = Some(datapath.clone());
         self.apply();
         datapath
+    }
+
+    /// Reads what the programs report until the answer is dropped, as the agent does; for measurements, which would be
+    /// too good with nobody to wake.
+    pub fn read_flows(&self) -> FlowReader {
+        let folder = self.datapath.as_ref().expect("the datapath runs").maps_folder();
+        let token = CancellationToken::new();
+        let stop = token.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let (_worlds, receiver) = tokio::sync::watch::channel(Arc::default());
+                let _log = FlowLog::start(&strake_flow::Config::new(folder), receiver, stop.clone()).unwrap();
+                stop.cancelled().await;
+            });
+        });
+        FlowReader { token, thread: Some(thread) }
     }
 
     /// Drops the handle, as a process that ends does; programs and maps stay.

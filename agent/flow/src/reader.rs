@@ -8,10 +8,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use strake_abi::endpoint::{PODS_BY_NETNS, PodNetns};
-use strake_abi::flow::{DropReason, EVENTS, EVENTS_LOST, FlowEvent, Hook, Verdict};
+use strake_abi::flow::{DropReason, EVENT_QUIET_US, EVENTS, EVENTS_LOST, FlowEvent, Hook, Verdict};
 use strake_state::World;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -27,6 +28,10 @@ use crate::time::{monotonic_offset, now};
 
 /// Events handed to the history at a time.
 const BATCH: usize = 256;
+
+/// From one look to the next while there are events; longer than the programs' quiet time, also for one that was
+/// interrupted between looking at the clock and handing its event over.
+const LOOK_AGAIN: Duration = Duration::from_micros(2 * EVENT_QUIET_US as u64);
 
 /// How flows are read and kept.
 #[derive(Clone, Debug)]
@@ -128,15 +133,29 @@ impl FlowLog {
 impl Reader {
     async fn run(&mut self) -> io::Result<()> {
         // What waited for us, and what was lost meanwhile.
-        while self.drain() == BATCH {}
+        self.read_all().await;
         loop {
             let mut guard = self.events.readable().await?;
             // Cleared before reading: an event that comes while we read wakes us again.
             guard.clear_ready();
             drop(guard);
-            while self.drain() == BATCH {
-                tokio::task::yield_now().await;
+            // Events that follow closely wake nobody: look until a look found none.
+            while self.read_all().await > 0 {
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
+        }
+    }
+
+    /// Reads what there is; returns how many records there were.
+    async fn read_all(&mut self) -> usize {
+        let mut records = 0;
+        loop {
+            let batch = self.drain();
+            records += batch;
+            if batch < BATCH {
+                return records;
+            }
+            tokio::task::yield_now().await;
         }
     }
 

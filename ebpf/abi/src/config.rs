@@ -56,8 +56,9 @@ abi_struct! {
         /// Cookie of the node's own network namespace (`SO_NETNS_COOKIE`), 0 if unknown. A socket in it has no
         /// `from_pod` in front of it.
         pub host_netns_cookie: u64 = 56,
-        /// Bytes that must wait in `EVENTS` before a commit wakes the reader; 0 wakes at once when it sleeps.
-        pub event_wakeup_bytes: u32 = 64,
+        /// Microseconds after a wakeup of the reader of `EVENTS` in which this CPU does not wake it again; 0 wakes it
+        /// whenever it sleeps. See [`crate::flow::EVENT_QUIET_US`].
+        pub event_quiet_us: u32 = 64,
         /// Idle seconds after which a UDP or ICMP flow is forgotten (a later packet chooses again).
         pub udp_timeout_s: u32 = 68,
         /// Idle seconds after which an established TCP flow may be forgotten.

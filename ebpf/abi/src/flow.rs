@@ -10,6 +10,14 @@ use crate::macros::{abi_struct, named_enum};
 pub const EVENTS: &str = "EVENTS";
 /// Per-CPU array of `u64`, indexed by [`EventKind`].
 pub const EVENTS_LOST: &str = "EVENTS_LOST";
+/// Per-CPU array of one `u64`: nanoseconds of `CLOCK_MONOTONIC` when this CPU last woke the reader of [`EVENTS`].
+pub const EVENTS_WOKEN: &str = "EVENTS_WOKEN";
+/// What [`crate::config::Config::event_quiet_us`] is set to: waking a reader costs more than the event it is told of.
+///
+/// The reader keeps its side of the bargain: woken, it reads, waits for longer than this, and reads again; it sleeps
+/// when such a second look found nothing. An event that wakes nobody lies within the quiet time of one that did, and
+/// that one was read, so the second look finds it.
+pub const EVENT_QUIET_US: u32 = 5_000;
 /// Per-CPU array of `u64`, indexed by [`DropReason`].
 pub const DROPS: &str = "DROPS";
 /// Per-CPU array of `u64`, indexed by [`Counter`].

@@ -26,7 +26,7 @@ pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
 
 /// Every map, by its name in the object and (each at most 15 bytes, the kernel's limit) in the kernel. All of them are
 /// pinned, so that another start of the agent finds connections, choices and counters where they were.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 21] = [
     crate::config::CONFIG,
     crate::service::SERVICES,
     crate::service::BACKENDS,
@@ -44,6 +44,7 @@ pub const MAPS: [&str; 20] = [
     crate::dns::DNS_ZONE,
     crate::flow::EVENTS,
     crate::flow::EVENTS_LOST,
+    crate::flow::EVENTS_WOKEN,
     crate::flow::DROPS,
     crate::flow::COUNTERS,
     SCRATCH,

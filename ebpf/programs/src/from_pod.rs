@@ -3,15 +3,17 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use strake_abi::config::{Config, DNS, TRACK_ALL};
-use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_SOCKET, CT_TRANSLATED, DIRECTION_REPLY, Tuple4};
+use strake_abi::conntrack::{
+    BORDER_POD, CT_HAIRPIN, CT_SOCKET, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_REPLY, Tuple4,
+};
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, Endpoint};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::service::{SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, Service};
-use strake_abi::{Port, proto};
+use strake_abi::{Addr4, Port, proto};
 use strake_logic::packet::{self, Fragment, ethertype};
 use strake_logic::{arp, flow};
 
-use crate::maps::{self, ENDPOINTS, SOCK_FLOWS, get};
+use crate::maps::{self, ENDPOINTS, ENDPOINTS_BY_IP, SOCK_FLOWS, get};
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
 use crate::skb::{Action, Kind, PASS, Packet, Skb, into_pod, refusal, settle};
@@ -65,22 +67,57 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
     let now_s = seconds(now);
     let key = packet.key(BORDER_POD);
     if let Some(row) = track::find(&key) {
-        // An answer of this Pod to another one's flow; it is translated back at that one's border.
         if row.direction == DIRECTION_REPLY && row.flags & CT_HAIRPIN == 0 {
-            return Ok(PASS);
+            return answer(skb, &key, row, packet, now_s);
         }
         if track::is_live(config, &key, row, packet.tcp_flags, now_s)
             && !is_orphan(packet.ip.proto, row.flags, row.service_id, row.backend_id)
         {
             track::touch(Hook::FromPod, &key, row, packet, now_s);
             if row.flags & CT_TRANSLATED == 0 {
-                return Ok(PASS);
+                return Ok(deliver(skb, packet.ip.dst));
             }
             let (to, flags) = (row.to, row.flags);
             return forward(skb, packet, &to, flags);
         }
     }
     Ok(open(skb, work, endpoint, config, now))
+}
+
+/// An answer of this Pod in a flow that another Pod of this node opened: what `to_pod` of that one would do, as the
+/// packet will not pass it.
+#[inline(always)]
+fn answer(
+    skb: Skb,
+    key: &ConntrackKey,
+    row: &mut Conntrack,
+    packet: &Packet,
+    now_s: u32,
+) -> Result<Action, DropReason> {
+    let ifindex = row.ifindex;
+    // The address may have gone to another Pod, or none: then the routing knows better.
+    let Some(opener) = get!(ENDPOINTS, &ifindex).filter(|opener| opener.ip == packet.ip.dst) else { return Ok(PASS) };
+    track::touch(Hook::FromPod, key, row, packet, now_s);
+    if row.flags & CT_TRANSLATED != 0 {
+        let to = row.to;
+        apply(skb, packet, &to)?;
+    }
+    enter(skb, opener, ifindex)
+}
+
+/// Straight into the Pod of this node that has the address: past the routing of the node, the queue of the veth, and
+/// `to_pod`. What is for anybody else is left to the routing. No hop is counted: both ends are on one link, so to say.
+#[inline(never)]
+fn deliver(skb: Skb, dst: Addr4) -> Action {
+    let Some(ifindex) = get!(ENDPOINTS_BY_IP, &dst) else { return PASS };
+    let Some(endpoint) = get!(ENDPOINTS, ifindex) else { return PASS };
+    settle(enter(skb, endpoint, *ifindex))
+}
+
+#[inline(always)]
+fn enter(skb: Skb, endpoint: &Endpoint, ifindex: u32) -> Result<Action, DropReason> {
+    skb.store(0, &[endpoint.mac, endpoint.host_mac])?;
+    Ok(into_pod(ifindex))
 }
 
 #[inline(never)]
@@ -112,7 +149,7 @@ fn forward(skb: Skb, packet: &Packet, to: &Tuple4, flags: u16) -> Result<Action,
         turn_ethernet(skb, &packet.head)?;
         return Ok(into_pod(skb.ifindex()));
     }
-    Ok(PASS)
+    Ok(deliver(skb, to.dst))
 }
 
 /// The first packet of a flow, or one that no row speaks for.
@@ -139,7 +176,7 @@ fn open(skb: Skb, work: &mut Work, endpoint: &Endpoint, config: &Config, now: u6
     if wanted && work.packet.ip.fragment != Fragment::Later {
         return settle(open_direct(skb, work, config, now));
     }
-    PASS
+    deliver(skb, dst)
 }
 
 /// A flow that is not to be translated here. It is written down so that a Service's flow with the same ends is seen to
@@ -165,7 +202,7 @@ fn open_direct(skb: Skb, work: &mut Work, config: &Config, now: u64) -> Result<A
     if work.new.row.flags & CT_TRANSLATED != 0 {
         apply(skb, &work.packet, &work.new.row.to)?;
     }
-    Ok(PASS)
+    Ok(deliver(skb, work.packet.ip.dst))
 }
 
 #[inline(never)]

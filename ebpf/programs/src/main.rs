@@ -14,6 +14,7 @@
 //!          |   known flow? translate as before                             |   NodePort? choose, translate
 //!          |   VIP? choose a backend, remember, translate                  |   answer of a masqueraded flow?
 //!          |   VIP without endpoint? reset / unreachable, back to the Pod  |       translate back
+//!          |   for a Pod of this node? straight into it ------> Pod        |
 //!          v                                                               v
 //!      ---------------------------- routing of the kernel ----------------------------
 //!          |                                                               |
@@ -32,7 +33,8 @@
 //! | connect(), sendto() of a socket | [`sock`]: `SOCK_FLOWS`, `SOCK_NAT` |
 //! | anti-spoofing, ARP | [`from_pod`] |
 //! | DNS: A, "no data" for AAAA, names that cannot exist | [`dns`]; everything else goes on to the agent's server |
-//! | a Service by packets, hairpin | [`from_pod`], undone by [`to_pod`] (hairpin: by [`from_pod`]) |
+//! | a Service by packets, hairpin | [`from_pod`], undone by [`to_pod`], or by [`from_pod`] of a backend on this node |
+//! | delivery to a Pod of this node | [`from_pod`], past the routing and the veth's queue |
 //! | NodePort, local backend | [`from_net`], undone by [`to_net`] |
 //! | NodePort, remote backend | [`from_net`] both ways |
 //! | masquerade | [`to_net`], undone by [`from_net`] |
@@ -46,7 +48,6 @@
 //!   not at all if it is the node's (no connect6 hook yet).
 //! * Fragments follow their first one. One that overtakes it is dropped and counted (`fragment_unknown`) on its way to a
 //!   Service, and left to the kernel everywhere else.
-//! * Delivery to a Pod of the same node goes through the routing of the kernel.
 //! * A refusal that answers a packet whose checksum was left to the device carries what that device would expect
 //!   (`checksum::is_partial`); an ICMP refusal to such a packet is right for any receiver behind a veth.
 //!

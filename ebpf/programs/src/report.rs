@@ -1,6 +1,6 @@
 //! Counting and telling. An event that finds no room is counted as lost; nothing is ever silent.
 
-use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
@@ -9,7 +9,7 @@ use strake_abi::conntrack::{Conntrack, Tuple4};
 use strake_abi::flow::{Counter, DropReason, EventKind, FlowEvent, Hook, Verdict};
 use strake_abi::{Addr4, Port};
 
-use crate::maps::{self, COUNTERS, DROPS, EVENTS, EVENTS_LOST};
+use crate::maps::{self, COUNTERS, DROPS, EVENTS, EVENTS_LOST, EVENTS_WOKEN};
 use crate::skb::Skb;
 use crate::work::work;
 
@@ -49,7 +49,7 @@ pub fn count_drop(reason: DropReason) {
 /// An event being written, in the ring buffer itself: on the stack it would take a third of it.
 pub struct Event {
     entry: RingBufEntry<FlowEvent>,
-    wakeup_bytes: u32,
+    quiet_ns: u64,
 }
 
 impl Event {
@@ -64,7 +64,7 @@ impl Event {
             return None;
         };
         entry.write(FlowEvent { kind: kind as u8, hook: hook as u8, proto, ..FlowEvent::default() });
-        Some(Self { entry, wakeup_bytes: config.event_wakeup_bytes })
+        Some(Self { entry, quiet_ns: u64::from(config.event_quiet_us) * 1_000 })
     }
 
     /// Its fields.
@@ -89,15 +89,28 @@ impl Event {
     /// Hands it to the reader.
     #[inline(always)]
     pub fn submit(self) {
-        let flags = if self.wakeup_bytes == 0 {
-            0
-        } else if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(self.wakeup_bytes) {
-            BPF_RB_FORCE_WAKEUP
-        } else {
-            BPF_RB_NO_WAKEUP
+        let flags = match self.quiet_ns {
+            0 => 0,
+            quiet_ns if is_quiet(quiet_ns) => BPF_RB_NO_WAKEUP,
+            _ => BPF_RB_FORCE_WAKEUP,
         };
         self.entry.submit(u64::from(flags));
     }
+}
+
+/// Whether this CPU woke the reader so lately that it will look again by itself (`strake_abi::flow::EVENT_QUIET_US`).
+#[inline(always)]
+fn is_quiet(quiet_ns: u64) -> bool {
+    let Some(woken) = EVENTS_WOKEN.get_ptr_mut(0) else { return false };
+    let now = now_ns();
+    // SAFETY: the slot is this CPU's; a program that interrupts this one may wake the reader once more, not less.
+    unsafe {
+        if now - *woken < quiet_ns {
+            return true;
+        }
+        *woken = now;
+    }
+    false
 }
 
 /// An IPv4-mapped address; its first eight bytes are zero already.

@@ -1,6 +1,7 @@
-//! Egress of the host side of each Pod's veth: everything that a Pod is sent. Answers of flows that `from_pod`
-//! translated are translated back here, wherever the backend is: another Pod of the node, another node, or the node
-//! itself (the API server), whose answers pass no other hook.
+//! Egress of the host side of each Pod's veth: what a Pod is sent by its node and from other nodes. Answers of flows that
+//! `from_pod` translated are translated back here: those of backends on another node, and those of the node itself (the
+//! API server), which pass no other hook. What another Pod of the node sends does not come this way: its `from_pod`
+//! translates it back and hands it over.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;

@@ -66,8 +66,18 @@ fn follow(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, tcp_flags: u8) {
     original.flags |= fins & (CT_FIN_ORIGINAL | CT_FIN_REPLY);
     original.state = state;
     reply.state = state;
-    if state == FlowState::Closed as u8 && before != state && original.flags & CT_QUIET == 0 {
+    if state != FlowState::Closed as u8 || before == state {
+        return;
+    }
+    if original.flags & CT_QUIET == 0 {
         report::closed(hook, key.proto, original, reply);
+    }
+    // What is left of the flow needs no translation, so its rows are given back at once: a map of live flows stays in
+    // the caches. Translated ones age, for the last acknowledgement and for whoever did not hear it.
+    if original.flags & CT_TRANSLATED == 0 {
+        let peer = ConntrackKey { tuple: key.tuple.mirror(), ..*key };
+        let _ = CONNTRACK.remove(key);
+        let _ = CONNTRACK.remove(&peer);
     }
 }
 

@@ -123,7 +123,7 @@ fn node_config(config: &Config, node: &NodeView, runtime: Runtime) -> abi_config
         node_port_min: config.node_ports.0,
         node_port_max: config.node_ports.1,
         host_netns_cookie: runtime.host_netns_cookie,
-        event_wakeup_bytes: 0,
+        event_quiet_us: strake_abi::flow::EVENT_QUIET_US,
         udp_timeout_s: UDP_TIMEOUT_S,
         tcp_timeout_s: TCP_TIMEOUT_S,
         tcp_closing_timeout_s: TCP_CLOSING_TIMEOUT_S,
