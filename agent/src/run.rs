@@ -148,14 +148,9 @@ async fn dns(config: Arc<Config>, worlds: Worlds, token: CancellationToken) -> R
     strake_dns::serve(dns, worlds, token).await.map_err(|e| Error::Dns(e.to_string()))
 }
 
-fn kubelet_config(
-    config: &Config,
-    credentials: &join::Credentials,
-    runtime: PathBuf,
-) -> strake_kubelet::Config {
+fn kubelet_config(config: &Config, credentials: &join::Credentials, runtime: PathBuf) -> strake_kubelet::Config {
     let dir = config.node_dir();
-    let mut kubelet =
-        strake_kubelet::Config::under(&dir, &config.node_name, config.node_ip.into(), runtime);
+    let mut kubelet = strake_kubelet::Config::under(&dir, &config.node_name, config.node_ip.into(), runtime);
     kubelet.cgroup_parent.clone_from(&config.cgroup_parent);
     kubelet.listen = SocketAddr::new(config.node_ip.into(), 10250);
     kubelet.serving_cert = credentials.serving.with_extension("crt");

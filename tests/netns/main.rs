@@ -6,6 +6,7 @@ mod change;
 mod outside;
 mod paths;
 mod restart;
+mod six;
 
 use std::fs::File;
 

@@ -21,7 +21,7 @@ fn a_pod_reaches_a_cluster_ip_and_sees_the_vip_as_its_peer() {
     assert!(answer.starts_with("web ") && answer.ends_with(&format!("as {VIP}:80")), "{answer}");
     let status = datapath.status().unwrap();
     assert_eq!(status.counters["sock_connect_translated"], 2);
-    assert_eq!(status.attached.len(), 5 + 2 + 2 * 2, "{:?}", status.attached);
+    assert_eq!(status.attached.len(), strake_abi::program::SOCK_ADDR.len() + 1 + 2 + 2 * 2, "{:?}", status.attached);
 }
 
 #[test]

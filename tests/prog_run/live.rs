@@ -2,7 +2,7 @@
 //! routing, socket hooks).
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use strake_abi::dns::{DNS_HAS_A, DNS_NAMES};
-use strake_abi::flow::{Counter, DropReason, EventKind};
+use strake_abi::flow::{Counter, DropReason, EventKind, Hook};
 use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SERVICE_NODE_PORT, Service, ServiceKey};
 use strake_abi::{Addr4, proto};
 use strake_logic::dns::table::WireName;
@@ -195,20 +195,29 @@ fn the_world_reaches_node_ports_and_pods_reach_the_world() -> Result<()> {
 
 #[test]
 fn socket_hooks_translate_connect_sendto_and_what_is_seen_of_them() -> Result<()> {
+    translates("pod", Hook::SockConnect4, "peer 10.96.3.7:80 from 10.96.3.7:53 connected 10.96.3.7:53 refused true")
+}
+
+#[test]
+fn an_ipv6_socket_with_a_mapped_address_is_served_like_an_ipv4_one() -> Result<()> {
+    let said = "peer [::ffff:10.96.3.7]:80 from [::ffff:10.96.3.7]:53 connected [::ffff:10.96.3.7]:53 refused true";
+    translates("mapped", Hook::SockConnect6, said)
+}
+
+fn translates(how: &str, hook: Hook, said: &str) -> Result<()> {
     let mut room = Room::new(false)?;
     serve(&room.other, at(LOCAL, 8080))?;
     serve_udp(&room.other, at(LOCAL, 5353))?;
     web(&mut room, VIP, 80, proto::TCP, &[backend(LOCAL, 8080, BACKEND_LOCAL, 1)])?;
     web(&mut room, VIP, 53, proto::UDP, &[backend(LOCAL, 5353, BACKEND_LOCAL, 2)])?;
     web(&mut room, VIP2, 80, proto::TCP, &[])?;
-    let said = room.hooked(&room.pod, "live::part_of_socket_hooks", "pod")?;
-    assert_eq!(said, "peer 10.96.3.7:80 from 10.96.3.7:53 connected 10.96.3.7:53 refused true");
+    assert_eq!(room.hooked(&room.pod, "live::part_of_socket_hooks", how)?, said);
     assert_eq!(room.kernel.counted(Counter::SockConnect)?, 3);
     assert_eq!(room.kernel.counted(Counter::SockSendmsg)?, 3);
     assert_eq!(room.kernel.counted(Counter::ServiceOpened)?, 0, "no packet carried the VIP");
     let events = room.kernel.events()?;
     let connect = events.iter().find(|e| e.kind == EventKind::Connect as u8).context("no connect event")?;
-    assert_eq!((connect.dst, connect.dst_port.get()), (Addr4::new(VIP).mapped(), 80));
+    assert_eq!((connect.hook, connect.dst, connect.dst_port.get()), (hook as u8, Addr4::new(VIP).mapped(), 80));
     assert_eq!((connect.backend, connect.src), (Addr4::new(LOCAL).mapped(), Addr4::new(POD).mapped()));
     assert!(connect.pid != 0 && connect.cgroup_id != 0 && connect.netns_cookie != 0);
     // The packet knows the Service by its socket.
@@ -356,12 +365,18 @@ fn part_of_measure() -> Result<()> {
 #[test]
 #[ignore = "a part of another test, run by it as a process under the socket hooks"]
 fn part_of_socket_hooks() -> Result<()> {
-    std::env::var("STRAKE_PART").context("this is a part of socket_hooks_translate")?;
+    let how = std::env::var("STRAKE_PART").context("this is a part of socket_hooks_translate")?;
+    let mapped = how == "mapped";
+    let any: IpAddr = if mapped { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let at = |addr: [u8; 4], port| match at(addr, port) {
+        SocketAddr::V4(v4) if mapped => (v4.ip().to_ipv6_mapped(), port).into(),
+        addr => addr,
+    };
     let stream = TcpStream::connect_timeout(&at(VIP, 80), PATIENCE)?;
     let peer = stream.peer_addr()?;
     drop(stream);
     call(at(VIP, 80), 100_000)?;
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let mut buffer = [0; 100];
     let mut from = peer;
@@ -369,7 +384,7 @@ fn part_of_socket_hooks() -> Result<()> {
         socket.send_to(b"who", at(VIP, 53))?;
         from = socket.recv_from(&mut buffer)?.1;
     }
-    let connected = UdpSocket::bind("0.0.0.0:0")?;
+    let connected = UdpSocket::bind((any, 0))?;
     connected.set_read_timeout(Some(PATIENCE))?;
     connected.connect(at(VIP, 53))?;
     connected.send(b"who")?;

@@ -4,7 +4,7 @@
 //! `error KIND`, because tests expect some.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -149,12 +149,20 @@ fn tcp_long(addr: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// A socket of the family of `addr`.
+fn socket_for(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    Ok(socket)
+}
+
 /// Two datagrams of an unconnected socket: `ANSWER from ADDRESS` each.
 fn udp(addr: &str) -> io::Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
+    let addr = address(addr);
+    let socket = socket_for(addr)?;
     for _ in 0..2 {
-        socket.send_to(b"?", address(addr))?;
+        socket.send_to(b"?", addr)?;
         let mut buffer = [0; 1500];
         let (length, from) = socket.recv_from(&mut buffer)?;
         say(&format!("{} from {from}", String::from_utf8_lossy(&buffer[..length])));
@@ -164,9 +172,9 @@ fn udp(addr: &str) -> io::Result<()> {
 
 /// A connected socket; a line of input is one exchange.
 fn udp_connected(addr: &str) -> io::Result<()> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.connect(address(addr))?;
+    let addr = address(addr);
+    let socket = socket_for(addr)?;
+    socket.connect(addr)?;
     say(&format!("connected {}", socket.peer_addr()?));
     for line in io::stdin().lock().lines() {
         line?;

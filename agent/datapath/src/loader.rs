@@ -200,9 +200,12 @@ where
 fn attach_type(name: &str) -> u32 {
     match name {
         program::SOCK_CONNECT4 => 10,
+        program::SOCK_CONNECT6 => 11,
         program::SOCK_SENDMSG4 => 14,
         program::SOCK_RECVMSG4 => 19,
+        program::SOCK_RECVMSG6 => 20,
         program::SOCK_GETPEER4 => 29,
+        program::SOCK_GETPEER6 => 30,
         program::SOCK_RELEASE => 34,
         program::TO_POD | program::TO_NET => 47,
         _ => 46,

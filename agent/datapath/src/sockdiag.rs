@@ -12,7 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ pub enum SockDiagError {
 /// Destroys the connected UDP sockets whose cookie is in `cookies`, in every network namespace of the cgroup subtree;
 /// `cookies` says which remote end each is expected to have, so that a cookie reused by the kernel is not hit.
 /// Returns how many were destroyed. A namespace that goes away meanwhile is skipped.
-pub fn destroy_udp(cgroup_root: &Path, cookies: HashMap<u64, SocketAddrV4>) -> Result<usize, SockDiagError> {
+pub fn destroy_udp(cgroup_root: &Path, cookies: HashMap<u64, SocketAddr>) -> Result<usize, SockDiagError> {
     if cookies.is_empty() {
         return Ok(0);
     }
@@ -65,7 +65,9 @@ pub fn destroy_udp(cgroup_root: &Path, cookies: HashMap<u64, SocketAddrV4>) -> R
         let mut destroyed = 0;
         for (pid, netns) in namespaces {
             setns(&netns, CloneFlags::CLONE_NEWNET).map_err(|source| SockDiagError::Enter { pid, source })?;
-            destroyed += destroy_here(&cookies)?;
+            for family in [libc::AF_INET, libc::AF_INET6] {
+                destroyed += destroy_here(family as u8, &cookies)?;
+            }
         }
         Ok(destroyed)
     };
@@ -105,7 +107,7 @@ fn namespaces_of(cgroup_root: &Path) -> Result<Vec<(u32, File)>, SockDiagError> 
     Ok(found)
 }
 
-fn destroy_here(cookies: &HashMap<u64, SocketAddrV4>) -> Result<usize, SockDiagError> {
+fn destroy_here(family: u8, cookies: &HashMap<u64, SocketAddr>) -> Result<usize, SockDiagError> {
     let channel =
         socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)
             .map_err(SockDiagError::Open)?;
@@ -113,7 +115,7 @@ fn destroy_here(cookies: &HashMap<u64, SocketAddrV4>) -> Result<usize, SockDiagE
     let fd = channel.as_raw_fd();
 
     let ask = |what, source| SockDiagError::Ask { what, source };
-    send(fd, &request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &[0; SOCKID]), MsgFlags::empty())
+    send(fd, &request(family, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, &[0; SOCKID]), MsgFlags::empty())
         .map_err(|source| ask("UDP sockets", source))?;
     let mut doomed: Vec<[u8; SOCKID]> = Vec::new();
     let mut buffer = vec![0_u8; 64 * 1024];
@@ -125,7 +127,7 @@ fn destroy_here(cookies: &HashMap<u64, SocketAddrV4>) -> Result<usize, SockDiagE
                 NLMSG_ERROR => return Err(refused("list UDP sockets", body)),
                 _ => {
                     if let Some(id) = body.get(4..4 + SOCKID).and_then(|id| <[u8; SOCKID]>::try_from(id).ok())
-                        && cookies.get(&cookie(&id)) == Some(&remote(&id))
+                        && cookies.get(&cookie(&id)) == Some(&remote(family, &id))
                     {
                         doomed.push(id);
                     }
@@ -136,7 +138,7 @@ fn destroy_here(cookies: &HashMap<u64, SocketAddrV4>) -> Result<usize, SockDiagE
 
     let mut destroyed = 0;
     for id in doomed {
-        send(fd, &request(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, &id), MsgFlags::empty())
+        send(fd, &request(family, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, &id), MsgFlags::empty())
             .map_err(|source| ask("the end of a UDP socket", source))?;
         let received = recv(fd, &mut buffer, MsgFlags::empty()).map_err(|s| ask("the end of a UDP socket", s))?;
         for (kind, body) in Messages(&buffer[..received]) {
@@ -152,14 +154,14 @@ fn destroy_here(cookies: &HashMap<u64, SocketAddrV4>) -> Result<usize, SockDiagE
     Ok(destroyed)
 }
 
-fn request(kind: u16, flags: u16, id: &[u8; SOCKID]) -> Vec<u8> {
+fn request(family: u8, kind: u16, flags: u16, id: &[u8; SOCKID]) -> Vec<u8> {
     let length = HEADER + REQUEST + SOCKID;
     let mut message = Vec::with_capacity(length);
     message.extend((length as u32).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend(flags.to_ne_bytes());
     message.extend([0; 8]);
-    message.extend([libc::AF_INET as u8, libc::IPPROTO_UDP as u8, 0, 0]);
+    message.extend([family, libc::IPPROTO_UDP as u8, 0, 0]);
     message.extend(ESTABLISHED.to_ne_bytes());
     message.extend(id);
     message
@@ -170,8 +172,13 @@ fn cookie(id: &[u8; SOCKID]) -> u64 {
     word(40) | word(44) << 32
 }
 
-fn remote(id: &[u8; SOCKID]) -> SocketAddrV4 {
-    SocketAddrV4::new([id[20], id[21], id[22], id[23]].into(), u16::from_be_bytes([id[2], id[3]]))
+/// The remote end; that of an IPv6 socket with an IPv4-mapped one is told as IPv4.
+fn remote(family: u8, id: &[u8; SOCKID]) -> SocketAddr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&id[20..36]);
+    let [a, b, c, d, ..] = octets;
+    let ip = if family == libc::AF_INET as u8 { [a, b, c, d].into() } else { IpAddr::V6(Ipv6Addr::from(octets)) };
+    SocketAddr::new(ip.to_canonical(), u16::from_be_bytes([id[2], id[3]]))
 }
 
 /// The positive errno of an NLMSG_ERROR body; 0 is an acknowledgement.
@@ -212,13 +219,18 @@ mod tests {
         id[20..24].copy_from_slice(&[10, 1, 2, 3]);
         id[40..44].copy_from_slice(&7_u32.to_ne_bytes());
         id[44..48].copy_from_slice(&1_u32.to_ne_bytes());
-        assert_eq!(remote(&id), "10.1.2.3:53".parse().unwrap());
+        assert_eq!(remote(libc::AF_INET as u8, &id), "10.1.2.3:53".parse().unwrap());
         assert_eq!(cookie(&id), 1 << 32 | 7);
+        let six = libc::AF_INET6 as u8;
+        id[20..36].copy_from_slice(&Ipv6Addr::from([0xfd00, 0, 0, 0, 0, 0, 0, 9]).octets());
+        assert_eq!(remote(six, &id), "[fd00::9]:53".parse().unwrap());
+        id[20..36].copy_from_slice(&std::net::Ipv4Addr::new(10, 1, 2, 3).to_ipv6_mapped().octets());
+        assert_eq!(remote(six, &id), "10.1.2.3:53".parse().unwrap());
     }
 
     #[test]
     fn a_cut_off_datagram_yields_only_whole_messages() {
-        let whole = request(SOCK_DESTROY, 0, &[0; SOCKID]);
+        let whole = request(libc::AF_INET as u8, SOCK_DESTROY, 0, &[0; SOCKID]);
         let mut two = whole.clone();
         two.extend(&whole[..20]);
         assert_eq!(Messages(&two).count(), 1);

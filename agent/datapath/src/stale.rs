@@ -5,7 +5,7 @@
 //! it has to be ended. May not know: Services by name.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use strake_abi::proto;
@@ -39,7 +39,7 @@ pub fn sweep(maps: &mut KernelMaps, removed: &[MemberKey], cgroup_root: &Path) -
     let mut doomed = HashMap::new();
     for (cookie, flow) in maps.sock_flows.all()? {
         if flow.proto == u32::from(proto::UDP) && gone(flow.service_id, flow.backend_id) {
-            doomed.insert(cookie, SocketAddrV4::new(flow.backend.into(), flow.backend_port.get()));
+            doomed.insert(cookie, SocketAddr::from((Ipv4Addr::from(flow.backend), flow.backend_port.get())));
         }
     }
     let cookies: Vec<u64> = doomed.keys().copied().collect();

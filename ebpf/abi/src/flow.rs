@@ -109,6 +109,12 @@ named_enum! {
         FromNet = 7 => "from_net",
         /// Egress of the uplink.
         ToNet = 8 => "to_net",
+        /// cgroup/connect6
+        SockConnect6 = 9 => "sock_connect6",
+        /// cgroup/recvmsg6
+        SockRecvmsg6 = 10 => "sock_recvmsg6",
+        /// cgroup/getpeername6
+        SockGetpeername6 = 11 => "sock_getpeer6",
     }
 }
 

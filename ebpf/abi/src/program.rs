@@ -8,6 +8,12 @@ pub const SOCK_SENDMSG4: &str = "sock_sendmsg4";
 pub const SOCK_RECVMSG4: &str = "sock_recvmsg4";
 /// cgroup/getpeername4 (5.8).
 pub const SOCK_GETPEER4: &str = "sock_getpeer4";
+/// cgroup/connect6: TCP connect() and UDP connect() of IPv6 sockets.
+pub const SOCK_CONNECT6: &str = "sock_connect6";
+/// cgroup/recvmsg6: the source that recvfrom() and recvmsg() report to IPv6 sockets.
+pub const SOCK_RECVMSG6: &str = "sock_recvmsg6";
+/// cgroup/getpeername6 (5.8).
+pub const SOCK_GETPEER6: &str = "sock_getpeer6";
 /// cgroup/sock_release (5.9).
 pub const SOCK_RELEASE: &str = "sock_release";
 /// tc ingress, host side of each Pod's veth.
@@ -20,7 +26,8 @@ pub const FROM_NET: &str = "from_net";
 pub const TO_NET: &str = "to_net";
 
 /// The programs of type cgroup/sock_addr, in order of attachment: what translates back comes before what translates.
-pub const SOCK_ADDR: [&str; 4] = [SOCK_GETPEER4, SOCK_RECVMSG4, SOCK_SENDMSG4, SOCK_CONNECT4];
+pub const SOCK_ADDR: [&str; 7] =
+    [SOCK_GETPEER4, SOCK_GETPEER6, SOCK_RECVMSG4, SOCK_RECVMSG6, SOCK_SENDMSG4, SOCK_CONNECT4, SOCK_CONNECT6];
 /// The programs of type sched_cls.
 pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
 

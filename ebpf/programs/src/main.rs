@@ -44,8 +44,7 @@
 //!
 //! # Limits, on purpose and for now
 //!
-//! * IPv4 only. An IPv6 socket that connects to an IPv4-mapped VIP is served by the packet path if it is a Pod's, and
-//!   not at all if it is the node's (no connect6 hook yet).
+//! * IPv4 only; IPv6 sockets are served where they use IPv4-mapped addresses.
 //! * Fragments follow their first one. One that overtakes it is dropped and counted (`fragment_unknown`) on its way to a
 //!   Service, and left to the kernel everywhere else.
 //! * A refusal that answers a packet whose checksum was left to the device carries what that device would expect

@@ -6,7 +6,12 @@
 //!  close()       -> sock_release: SOCK_FLOWS[cookie] is deleted
 //! ```
 //!
+//! An `AF_INET6` socket that dials `::ffff:a.b.c.d` comes by connect6, recvmsg6 and getpeername6, and is served by the
+//! same Service, rows and affinity. (Its sendto() needs nothing: the kernel hands it to sendmsg4.)
+//!
 //! The cluster DNS address is in no row of `SERVICES`, so that questions reach `from_pod` as they are.
+
+use core::marker::PhantomData;
 
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{
@@ -38,27 +43,94 @@ const ECONNREFUSED: i32 = 111;
 #[unsafe(no_mangle)]
 static HAVE_SET_RETVAL: Global<u8> = Global::new(0);
 
+/// Where the context holds the address. A program may touch the words of its own family only, so what is not inlined
+/// is compiled once for each.
+trait Family: Copy {
+    const CONNECT: Hook;
+    const SENDMSG: Hook;
+
+    /// None if the address is not of this family.
+    ///
+    /// # Safety
+    ///
+    /// The context is that of the running program; so below.
+    unsafe fn read(ctx: *const bpf_sock_addr) -> Option<Addr4>;
+
+    /// # Safety
+    ///
+    /// See `read`.
+    unsafe fn write(ctx: *mut bpf_sock_addr, addr: Addr4);
+}
+
+/// The hooks of `AF_INET` addresses.
+#[derive(Clone, Copy)]
+struct V4;
+
+impl Family for V4 {
+    const CONNECT: Hook = Hook::SockConnect4;
+    const SENDMSG: Hook = Hook::SockSendmsg4;
+
+    #[inline(always)]
+    unsafe fn read(ctx: *const bpf_sock_addr) -> Option<Addr4> {
+        // SAFETY: said by the caller.
+        Some(Addr4(unsafe { (*ctx).user_ip4 }))
+    }
+
+    #[inline(always)]
+    unsafe fn write(ctx: *mut bpf_sock_addr, addr: Addr4) {
+        // SAFETY: said by the caller; the field may be written.
+        unsafe { (*ctx).user_ip4 = addr.0 };
+    }
+}
+
+/// The hooks of `AF_INET6` addresses, where they are IPv4-mapped.
+#[derive(Clone, Copy)]
+struct Mapped;
+
+impl Family for Mapped {
+    const CONNECT: Hook = Hook::SockConnect6;
+    const SENDMSG: Hook = Hook::SockSendmsg4;
+
+    #[inline(always)]
+    unsafe fn read(ctx: *const bpf_sock_addr) -> Option<Addr4> {
+        // SAFETY: said by the caller. Volatile, for words of 32 bits are what every kernel lets a program read.
+        let word = |i: usize| unsafe { (&raw const (*ctx).user_ip6[i]).read_volatile() };
+        (word(0) == 0 && word(1) == 0 && word(2) == MAPPED).then(|| Addr4(word(3)))
+    }
+
+    #[inline(always)]
+    unsafe fn write(ctx: *mut bpf_sock_addr, addr: Addr4) {
+        // SAFETY: said by the caller; the field may be written, and the other words are those of a mapped address.
+        unsafe { (&raw mut (*ctx).user_ip6[3]).write_volatile(addr.0) };
+    }
+}
+
+/// The third word of `::ffff:0.0.0.0`.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
 /// What a socket hook knows.
 #[derive(Clone, Copy)]
-struct Socket {
+struct Socket<F> {
     ctx: *mut bpf_sock_addr,
     addr: Addr4,
     port: Port,
     proto: u8,
+    family: PhantomData<F>,
 }
 
-impl Socket {
+impl<F: Family> Socket<F> {
     #[inline(always)]
-    fn of(ctx: &SockAddrContext) -> Self {
+    fn of(ctx: &SockAddrContext) -> Option<Self> {
         let ctx = ctx.sock_addr;
         // SAFETY: the context is valid while the program runs; so below.
         unsafe {
-            Self {
+            Some(Self {
                 ctx,
-                addr: Addr4((*ctx).user_ip4),
+                addr: F::read(ctx)?,
                 port: Port((*ctx).user_port as u16),
                 proto: (*ctx).protocol as u8,
-            }
+                family: PhantomData,
+            })
         }
     }
 
@@ -76,9 +148,9 @@ impl Socket {
 
     #[inline(always)]
     fn set(self, addr: Addr4, port: Port) {
-        // SAFETY: see `of`; these two fields may be written.
+        // SAFETY: see `of`; the port may be written.
         unsafe {
-            (*self.ctx).user_ip4 = addr.0;
+            F::write(self.ctx, addr);
             (*self.ctx).user_port = u32::from(port.0);
         }
     }
@@ -96,7 +168,17 @@ enum Answer {
 
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
-    let socket = Socket::of(&ctx);
+    connecting::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    connecting::<Mapped>(&ctx)
+}
+
+#[inline(always)]
+fn connecting<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let Some(socket) = Socket::<F>::of(ctx) else { return ALLOW };
     let Some(config) = maps::config() else { return ALLOW };
     if socket.proto != proto::TCP && socket.proto != proto::UDP {
         return ALLOW;
@@ -108,8 +190,8 @@ pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(never)]
-fn connect(socket: Socket, service: &Service, config: &Config) -> i32 {
-    let backend = match choose(&socket, Hook::SockConnect4, service, config) {
+fn connect<F: Family>(socket: Socket<F>, service: &Service, config: &Config) -> i32 {
+    let backend = match choose(&socket, F::CONNECT, service, config) {
         Answer::Leave => return ALLOW,
         Answer::Refuse => return DENY,
         Answer::Use(backend) => backend,
@@ -128,13 +210,18 @@ fn connect(socket: Socket, service: &Service, config: &Config) -> i32 {
     let _ = SOCK_FLOWS.insert(&cookie, &flow, u64::from(BPF_ANY));
     socket.set(backend.addr, backend.port);
     count(Counter::SockConnect);
-    tell(&socket, Hook::SockConnect4, service, Some(&backend), DropReason::None);
+    tell(&socket, F::CONNECT, service, Some(&backend), DropReason::None);
     ALLOW
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
-    let socket = Socket::of(&ctx);
+    sending::<V4>(&ctx)
+}
+
+#[inline(always)]
+fn sending<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let Some(socket) = Socket::<F>::of(ctx) else { return ALLOW };
     let Some(config) = maps::config() else { return ALLOW };
     if socket.proto != proto::UDP {
         return ALLOW;
@@ -146,7 +233,7 @@ pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(never)]
-fn sendmsg(socket: Socket, service: &Service, config: &Config) -> i32 {
+fn sendmsg<F: Family>(socket: Socket<F>, service: &Service, config: &Config) -> i32 {
     let cookie = socket.cookie();
     let now_s = seconds(now_ns());
     let forward = SockNatKey { cookie, addr: socket.addr, port: socket.port, direction: SOCK_NAT_FORWARD };
@@ -164,7 +251,7 @@ fn sendmsg(socket: Socket, service: &Service, config: &Config) -> i32 {
             count(Counter::BackendReplaced);
         }
     }
-    let backend = match choose(&socket, Hook::SockSendmsg4, service, config) {
+    let backend = match choose(&socket, F::SENDMSG, service, config) {
         Answer::Leave => return ALLOW,
         Answer::Refuse => return DENY,
         Answer::Use(backend) => backend,
@@ -182,13 +269,13 @@ fn sendmsg(socket: Socket, service: &Service, config: &Config) -> i32 {
     remember_vip(&socket, cookie, service, &backend, now_s);
     socket.set(backend.addr, backend.port);
     count(Counter::SockSendmsg);
-    tell(&socket, Hook::SockSendmsg4, service, Some(&backend), DropReason::None);
+    tell(&socket, F::SENDMSG, service, Some(&backend), DropReason::None);
     ALLOW
 }
 
 /// The row that recvmsg needs, if it is not there (any more).
 #[inline(never)]
-fn remember_vip(socket: &Socket, cookie: u64, service: &Service, backend: &Backend, now_s: u32) {
+fn remember_vip<F: Family>(socket: &Socket<F>, cookie: u64, service: &Service, backend: &Backend, now_s: u32) {
     let key = SockNatKey { cookie, addr: backend.addr, port: backend.port, direction: SOCK_NAT_REVERSE };
     if let Some(row) = get!(SOCK_NAT, &key)
         && row.addr == socket.addr
@@ -209,7 +296,17 @@ fn remember_vip(socket: &Socket, cookie: u64, service: &Service, backend: &Backe
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
-    let socket = Socket::of(&ctx);
+    received::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    received::<Mapped>(&ctx)
+}
+
+#[inline(always)]
+fn received<F: Family>(ctx: &SockAddrContext) -> i32 {
+    let Some(socket) = Socket::<F>::of(ctx) else { return ALLOW };
     let cookie = socket.cookie();
     let key = SockNatKey { cookie, addr: socket.addr, port: socket.port, direction: SOCK_NAT_REVERSE };
     if let Some(row) = get!(SOCK_NAT, &key) {
@@ -225,14 +322,25 @@ pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn sock_getpeer4(ctx: SockAddrContext) -> i32 {
-    let socket = Socket::of(&ctx);
-    show_vip(&socket, socket.cookie());
+    peer::<V4>(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeer6(ctx: SockAddrContext) -> i32 {
+    peer::<Mapped>(&ctx)
+}
+
+#[inline(always)]
+fn peer<F: Family>(ctx: &SockAddrContext) -> i32 {
+    if let Some(socket) = Socket::<F>::of(ctx) {
+        show_vip(&socket, socket.cookie());
+    }
     ALLOW
 }
 
 /// Shows the VIP in place of the backend that a connected socket was given.
 #[inline(always)]
-fn show_vip(socket: &Socket, cookie: u64) -> bool {
+fn show_vip<F: Family>(socket: &Socket<F>, cookie: u64) -> bool {
     if let Some(flow) = get!(SOCK_FLOWS, &cookie)
         && flow.backend == socket.addr
         && flow.backend_port == socket.port
@@ -254,7 +362,7 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 
 /// The backend for a socket that asks for a Service.
 #[inline(never)]
-fn choose(socket: &Socket, hook: Hook, service: &Service, config: &Config) -> Answer {
+fn choose<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, config: &Config) -> Answer {
     if service.flags & SERVICE_NO_SOCKET != 0 {
         return Answer::Leave;
     }
@@ -278,7 +386,7 @@ fn choose(socket: &Socket, hook: Hook, service: &Service, config: &Config) -> An
 /// No endpoint. As close to "connection refused" as the kernel allows: the error itself where `bpf_set_retval` can set
 /// it, else the VIP on the wire for `from_pod` to answer, else (a process of the node) EPERM.
 #[inline(always)]
-fn refuse(socket: &Socket, hook: Hook, service: &Service, pod: Option<&PodNetns>) -> Answer {
+fn refuse<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, pod: Option<&PodNetns>) -> Answer {
     let silent = service.flags & SERVICE_DROP_IF_EMPTY != 0;
     let helper = HAVE_SET_RETVAL.load() != 0;
     if pod.is_some() && (silent || !helper) {
@@ -295,7 +403,7 @@ fn refuse(socket: &Socket, hook: Hook, service: &Service, pod: Option<&PodNetns>
 
 /// Sends the event of a choice or of a refusal.
 #[inline(never)]
-fn tell(socket: &Socket, hook: Hook, service: &Service, backend: Option<&Backend>, reason: DropReason) {
+fn tell<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, backend: Option<&Backend>, reason: DropReason) {
     let Some(config) = maps::config() else { return };
     let refused = reason as u8 != DropReason::None as u8;
     let (cookie, netns) = (socket.cookie(), socket.netns_cookie());

@@ -180,12 +180,7 @@ mod tests {
                 ips: vec!["127.0.0.1".into()],
                 ..Default::default()
             }],
-            containers: vec![Record {
-                id: "1".into(),
-                name: "a".into(),
-                state: State::Running,
-                ..Default::default()
-            }],
+            containers: vec![Record { id: "1".into(), name: "a".into(), state: State::Running, ..Default::default() }],
         };
         let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let recorder = Recorder::start(kube::Client::try_from(config).unwrap(), "node");
