@@ -20,7 +20,8 @@ fn target_dir() -> PathBuf {
 /// Builds `strake` and returns its path.
 pub fn strake(profile: &str) -> Result<PathBuf> {
     ui::step(&format!("Building strake ({profile})"));
-    ui::show(cargo().args(["build", "--package", "strake", "--profile", profile]))?;
+    // The whole workspace decides the features of dependencies, as it does for the tests and benches: one build of each.
+    ui::show(cargo().args(["build", "--workspace", "--bin", "strake", "--profile", profile]))?;
     let dir = if profile == "dev" { "debug" } else { profile };
     built(dir)
 }
@@ -28,6 +29,11 @@ pub fn strake(profile: &str) -> Result<PathBuf> {
 /// The binary that a build left in a profile's directory.
 pub fn built(dir: &str) -> Result<PathBuf> {
     fs::canonicalize(target_dir().join(dir).join("strake")).context("finding the built binary")
+}
+
+/// A program that a release build left.
+pub fn release(name: &str) -> Result<PathBuf> {
+    fs::canonicalize(target_dir().join("release").join(name)).with_context(|| format!("finding the built {name}"))
 }
 
 /// Builds the BPF object through the crate that embeds it.

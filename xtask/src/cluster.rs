@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -29,32 +28,26 @@ pub struct UpArgs {
     /// Build without optimisation: quicker to build, slower to run
     #[arg(long)]
     debug: bool,
+    /// Run this strake instead of building one
+    #[arg(long, value_name = "FILE", conflicts_with = "debug")]
+    binary: Option<PathBuf>,
     /// Do not deploy the demo
     #[arg(long)]
     no_demo: bool,
 }
 
-impl Place {
-    /// The default data dir has the default rig; any other has one named after it.
-    fn rig_name(&self) -> String {
-        if self.data_dir == Path::new("/var/lib/strake") {
-            return "strake".into();
-        }
-        let text = self.data_dir.as_os_str().as_encoded_bytes();
-        let hash = text.iter().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
-        format!("strake-{hash:08x}")
-    }
-}
-
 pub fn up(args: &UpArgs) -> Result<()> {
     setup::run(&[&setup::BUILD, &setup::RUN])?;
     let kubectl = clients::kubectl()?;
-    let strake = build::strake(if args.debug { "dev" } else { "release" })?;
-    let image = build::demo_image()?;
+    let strake = match &args.binary {
+        Some(file) => fs::canonicalize(file).with_context(|| format!("finding {}", file.display()))?,
+        None => build::strake(if args.debug { "dev" } else { "release" })?,
+    };
+    let image = if args.no_demo { None } else { Some(build::demo_image()?) };
 
     ui::step("Starting the cluster");
     let data_dir = std::path::absolute(&args.place.data_dir)?;
-    let spec = Spec { name: args.place.rig_name(), data_dir: data_dir.clone(), nodes: usize::from(args.nodes) };
+    let spec = Spec { name: strake_rig::name_of(&data_dir), data_dir: data_dir.clone(), nodes: usize::from(args.nodes) };
     let rig = Rig::up(spec)?;
     let start = Instant::now();
     let groups = Hierarchies::detect()?;
@@ -74,15 +67,17 @@ pub fn up(args: &UpArgs) -> Result<()> {
     }
     let kubeconfig = data_dir.join("admin.kubeconfig");
     let count = rig.rooms().len();
+    let first = rig.rooms().first().context("a rig has a first room")?;
     ui::spin(&format!("waiting for {count} node(s) to be Ready"), || {
-        let mut wait = Command::new(&strake);
+        // In the room, so that it ends with the rig if this process is killed meanwhile.
+        let mut wait = first.command(&strake.display().to_string());
         wait.args(["status", "--wait", "--timeout", "120", "--nodes", &count.to_string(), "--data-dir"]).arg(&data_dir);
         ui::capture(&mut wait).map(drop).with_context(|| last_lines(&data_dir.join("server.log")))
     })?;
     let ready = start.elapsed();
 
-    if !args.no_demo {
-        demo::show(&demo::Cluster { strake: &strake, kubectl: &kubectl, data_dir: &data_dir, image: &image })?;
+    if let Some(image) = &image {
+        demo::show(&demo::Cluster { room: first, strake: &strake, kubectl: &kubectl, data_dir: &data_dir, image })?;
     }
     println!();
     if started > 0 {
@@ -92,12 +87,16 @@ pub fn up(args: &UpArgs) -> Result<()> {
     }
     println!("  {:14} {}", "kubeconfig", kubeconfig.display());
     println!("  {:14} {}", "logs", data_dir.join("server.log").display());
+    let place = match data_dir.to_str() {
+        Some("/var/lib/strake") => String::new(),
+        _ => format!(" --data-dir {}", data_dir.display()),
+    };
     println!("\nTry next:");
     println!("  export KUBECONFIG={}", kubeconfig.display());
     println!("  {} get pods -A -o wide", kubectl.display());
-    println!("  {} flows -f", strake.display());
-    println!("  {} service trace default/web", strake.display());
-    println!("  cargo xtask down");
+    println!("  {} flows -f{place}", strake.display());
+    println!("  {} service trace default/web{place}", strake.display());
+    println!("  cargo xtask down{place}");
     Ok(())
 }
 
@@ -105,7 +104,7 @@ pub fn down(place: &Place) -> Result<()> {
     ui::step("Taking the cluster down");
     let data_dir = std::path::absolute(&place.data_dir)?;
     let removed = ui::spin("ending processes and removing what they made", || {
-        Ok(strake_rig::down(&place.rig_name(), &data_dir)?)
+        Ok(strake_rig::down(&strake_rig::name_of(&data_dir), &data_dir)?)
     })?;
     for line in &removed {
         println!("    removed {line}");

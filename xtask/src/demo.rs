@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use strake_rig::Room;
 
 use crate::ui;
 
@@ -13,6 +14,8 @@ const CALLS: &str = "30";
 
 /// What the demo runs on.
 pub struct Cluster<'a> {
+    /// Where the commands run: what is still under way ends with the rig.
+    pub room: &'a Room,
     pub strake: &'a Path,
     pub kubectl: &'a Path,
     pub data_dir: &'a Path,
@@ -22,13 +25,13 @@ pub struct Cluster<'a> {
 
 impl Cluster<'_> {
     fn kubectl(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.kubectl);
+        let mut command = self.room.command(&self.kubectl.display().to_string());
         command.arg("--kubeconfig").arg(self.data_dir.join("admin.kubeconfig")).args(args);
         command
     }
 
     fn strake(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(self.strake);
+        let mut command = self.room.command(&self.strake.display().to_string());
         command.args(args).arg("--data-dir").arg(self.data_dir);
         command
     }

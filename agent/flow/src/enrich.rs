@@ -19,6 +19,9 @@ pub struct Enricher {
     frontends: HashMap<(IpAddr, u16, u8), ObjectName>,
     node_ports: HashMap<(u16, u8), ObjectName>,
     nodes: HashMap<IpAddr, Box<str>>,
+    /// By the datapath's number of a Service: the frontend it was last seen to be used by. A flow that a socket hook
+    /// translated ends with the backend's address on the wire, and with this number.
+    used: HashMap<u32, (IpAddr, u16)>,
 }
 
 impl Enricher {
@@ -82,10 +85,18 @@ impl Enricher {
 
     /// The event with names. `offset_ns` turns its clock into the time of day; `pod_ip` is the address of the Pod whose
     /// socket it is about, when a socket hook reported it and the Pod is known.
-    pub fn flow(&self, event: &FlowEvent, offset_ns: u64, pod_ip: Option<IpAddr>) -> Flow {
-        let (src, dst, backend) = (address(event.src), address(event.dst), address(event.backend));
-        let translated = (backend, event.backend_port) != (dst, event.dst_port) && !backend.is_unspecified();
-        let destination = if translated { (backend, event.backend_port) } else { (dst, event.dst_port) };
+    pub fn flow(&mut self, event: &FlowEvent, offset_ns: u64, pod_ip: Option<IpAddr>) -> Flow {
+        let (src, backend) = (address(event.src), (address(event.backend), event.backend_port.get()));
+        let mut asked = (address(event.dst), event.dst_port.get());
+        let mut translated = backend != asked && !backend.0.is_unspecified();
+        if event.service_id != 0 {
+            if translated {
+                self.used.insert(event.service_id, asked);
+            } else if let Some(frontend) = self.used.get(&event.service_id) {
+                (asked, translated) = (*frontend, true);
+            }
+        }
+        let destination = if translated { backend } else { asked };
         let source = match (src.is_unspecified(), pod_ip) {
             (true, Some(ip)) => self.end(ip, event.src_port.get()),
             // A socket hook reported a process of the node itself.
@@ -106,7 +117,7 @@ impl Enricher {
             None => Verdict::Unspecified,
         };
         // A refused event names its Service by the frontend too: it has no backend.
-        let service = self.service(dst, event.dst_port.get(), event.proto);
+        let service = self.service(asked.0, asked.1, event.proto);
         Flow {
             time_ns: event.timestamp_ns.saturating_add(offset_ns),
             kind: kind.into(),
@@ -114,11 +125,11 @@ impl Enricher {
             reason: DropReason::from_u8(event.reason).map_or("unknown", DropReason::as_str).into(),
             protocol: event.proto.into(),
             source: Some(source),
-            destination: Some(self.end(destination.0, destination.1.get())),
+            destination: Some(self.end(destination.0, destination.1)),
             service_namespace: service.map_or_else(String::new, |name| name.namespace.to_string()),
             service_name: service.map_or_else(String::new, |name| name.name.to_string()),
-            frontend_ip: if translated || service.is_some() { dst.to_string() } else { String::new() },
-            frontend_port: if translated || service.is_some() { event.dst_port.get().into() } else { 0 },
+            frontend_ip: if translated || service.is_some() { asked.0.to_string() } else { String::new() },
+            frontend_port: if translated || service.is_some() { asked.1.into() } else { 0 },
             hook: Hook::from_u8(event.hook).map_or("unknown", Hook::as_str).into(),
             node: self.world.node_name.to_string(),
             socket_cookie: event.cookie,
@@ -236,5 +247,19 @@ mod tests {
         assert_eq!(flow.source.unwrap().pod, "web-1");
         let flow = enricher().flow(&event, 0, None);
         assert_eq!(flow.source.unwrap().node, "n1");
+    }
+
+    /// On the wire, the end of a flow that a socket hook translated shows the backend alone.
+    #[test]
+    fn the_end_of_a_flow_names_the_service_that_its_beginning_used() {
+        let mut enricher = enricher();
+        let end = || FlowEvent { service_id: 7, kind: EventKind::Close as u8, ..event([10, 244, 0, 5], 8080) };
+        assert_eq!(enricher.flow(&end(), 0, None).service_name, "", "never seen to be used");
+        enricher.flow(&FlowEvent { service_id: 7, ..event([10, 96, 0, 7], 80) }, 0, None);
+        let flow = enricher.flow(&end(), 0, None);
+        assert_eq!((flow.service_name.as_str(), flow.frontend_ip.as_str(), flow.frontend_port), ("front", "10.96.0.7", 80));
+        assert_eq!(flow.destination.unwrap().pod, "web-1");
+        let direct = FlowEvent { kind: EventKind::Close as u8, ..event([10, 244, 0, 5], 8080) };
+        assert_eq!(enricher.flow(&direct, 0, None).service_name, "", "a flow of no Service");
     }
 }

@@ -47,6 +47,10 @@ pub enum Error {
     NoSubnet,
     #[error("the room of {0} ended as soon as it was made")]
     RoomEnded(String),
+    #[error(
+        "{0} holds files and no rig.json, so no rig was built there: it is left alone (is --data-dir right? remove it by hand if it is)"
+    )]
+    NotARig(PathBuf),
     #[error("processes {0:?} of cgroup {1} survived SIGKILL for 10 s")]
     Unkillable(Vec<i32>, String),
 }
@@ -82,9 +86,17 @@ fn host_link(name: &str) -> String {
     format!("sk{:08x}", hash(name))
 }
 
+/// The name of the rig that has a data dir: `strake` for the default one, so that two rigs never share a name.
+pub fn name_of(data_dir: &Path) -> String {
+    if data_dir == Path::new("/var/lib/strake") {
+        return "strake".into();
+    }
+    format!("strake-{:08x}", hash(data_dir.as_os_str().as_encoded_bytes()))
+}
+
 /// FNV-1a.
-fn hash(name: &str) -> u32 {
-    name.bytes().fold(0x811c_9dc5, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
+fn hash(name: impl AsRef<[u8]>) -> u32 {
+    name.as_ref().iter().fold(0x811c_9dc5, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193))
 }
 
 /// What is remembered between runs, in `<data dir>/rig.json`.
@@ -215,10 +227,26 @@ pub fn down(name: &str, data_dir: &Path) -> Result<Vec<String>, Error> {
         }
     }
     if data_dir.exists() {
+        is_removable(data_dir)?;
         fs::remove_dir_all(data_dir).map_err(Error::io(format!("removing {}", data_dir.display())))?;
         removed.push(format!("{}", data_dir.display()));
     }
     Ok(removed)
+}
+
+/// Whether everything in the directory is a rig's: it has a rig's state, or nothing yet ([`Rig::up`] begins with both).
+fn is_removable(data_dir: &Path) -> Result<(), Error> {
+    if state_path(data_dir).exists() {
+        return Ok(());
+    }
+    let partial = state_path(data_dir).with_extension("partial");
+    let reading = || format!("reading {}", data_dir.display());
+    for entry in fs::read_dir(data_dir).map_err(Error::io(reading()))? {
+        if entry.map_err(Error::io(reading()))?.path() != partial {
+            return Err(Error::NotARig(data_dir.into()));
+        }
+    }
+    Ok(())
 }
 
 fn state_path(data_dir: &Path) -> PathBuf {
