@@ -47,7 +47,8 @@ pub fn up(args: &UpArgs) -> Result<()> {
 
     ui::step("Starting the cluster");
     let data_dir = std::path::absolute(&args.place.data_dir)?;
-    let spec = Spec { name: strake_rig::name_of(&data_dir), data_dir: data_dir.clone(), nodes: usize::from(args.nodes) };
+    let spec =
+        Spec { name: strake_rig::name_of(&data_dir), data_dir: data_dir.clone(), nodes: usize::from(args.nodes) };
     let rig = Rig::up(spec)?;
     let start = Instant::now();
     let groups = Hierarchies::detect()?;

@@ -65,6 +65,8 @@ fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
         ready,
         serving: ready,
         terminating: false,
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
         node: None,
         zone: None,
         pod: None,

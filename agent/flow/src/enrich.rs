@@ -257,7 +257,10 @@ mod tests {
         assert_eq!(enricher.flow(&end(), 0, None).service_name, "", "never seen to be used");
         enricher.flow(&FlowEvent { service_id: 7, ..event([10, 96, 0, 7], 80) }, 0, None);
         let flow = enricher.flow(&end(), 0, None);
-        assert_eq!((flow.service_name.as_str(), flow.frontend_ip.as_str(), flow.frontend_port), ("front", "10.96.0.7", 80));
+        assert_eq!(
+            (flow.service_name.as_str(), flow.frontend_ip.as_str(), flow.frontend_port),
+            ("front", "10.96.0.7", 80)
+        );
         assert_eq!(flow.destination.unwrap().pod, "web-1");
         let direct = FlowEvent { kind: EventKind::Close as u8, ..event([10, 244, 0, 5], 8080) };
         assert_eq!(enricher.flow(&direct, 0, None).service_name, "", "a flow of no Service");

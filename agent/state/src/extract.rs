@@ -163,6 +163,7 @@ impl Extract for discovery::EndpointSlice {
         let endpoints = self.endpoints.iter().flatten().map(|endpoint| {
             let conditions = endpoint.conditions.as_ref();
             let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+            let hints = endpoint.hints.as_ref();
             let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
             Endpoint {
                 addresses: parse_all("endpoint address", meta, &endpoint.addresses),
@@ -172,6 +173,12 @@ impl Extract for discovery::EndpointSlice {
                 terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
                 node: endpoint.node_name.as_deref().map(Into::into),
                 zone: endpoint.zone.as_deref().map(Into::into),
+                zone_hints: hints
+                    .and_then(|h| h.for_zones.as_ref())
+                    .map_or_else(Vec::new, |zones| zones.iter().map(|zone| zone.name.as_str().into()).collect()),
+                node_hints: hints
+                    .and_then(|h| h.for_nodes.as_ref())
+                    .map_or_else(Vec::new, |nodes| nodes.iter().map(|node| node.name.as_str().into()).collect()),
                 pod: pod.and_then(|target| {
                     let namespace = target.namespace.as_deref().unwrap_or(&name.namespace);
                     Some(ObjectName::new(namespace, target.name.as_deref()?))

@@ -137,6 +137,10 @@ pub struct Endpoint {
     pub terminating: bool,
     pub node: Option<Box<str>>,
     pub zone: Option<Box<str>>,
+    /// `hints.forZones`.
+    pub zone_hints: Vec<Box<str>>,
+    /// `hints.forNodes`.
+    pub node_hints: Vec<Box<str>>,
     /// The Pod behind it, when `targetRef` names one.
     pub pod: Option<ObjectName>,
 }

@@ -8,6 +8,7 @@ use strake_abi::service::{BACKEND_HOST, BACKEND_LOCAL};
 use strake_state::{Endpoint, Service, ServicePort, World};
 
 use super::NodeView;
+use super::topology::Preference;
 use crate::desired::Target;
 
 /// Endpoints for one traffic policy.
@@ -20,7 +21,7 @@ pub(super) struct Chosen {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Selection {
-    /// For policy Cluster: the ready ones of every node, or else the terminating ones that still serve.
+    /// For policy Cluster: the ready ones that this node prefers, or else the terminating ones that still serve.
     pub cluster: Chosen,
     /// For policy Local: the same among this node's.
     pub local: Chosen,
@@ -36,7 +37,7 @@ enum Condition {
 
 pub(super) fn select(world: &World, node: &NodeView, service: &Service, port: &ServicePort) -> Selection {
     // An endpoint may stand in two slices while the controller moves it; the better condition counts.
-    let mut found: HashMap<(Ipv4Addr, u16), (Condition, bool, Target)> = HashMap::new();
+    let mut found: HashMap<(Ipv4Addr, u16), Found<'_>> = HashMap::new();
     for slice in world.slices_of(&service.name) {
         let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in numbers.map(|p| p.port) {
@@ -50,27 +51,39 @@ pub(super) fn select(world: &World, node: &NodeView, service: &Service, port: &S
                 }
                 let target =
                     Target { addr: (*ip).into(), port: Port::new(number), flags: flags(node, *ip, on_this_node) };
-                let entry = found.entry((*ip, number)).or_insert((condition, on_this_node, target));
-                if condition < entry.0 {
-                    *entry = (condition, on_this_node, target);
+                let new = Found { condition, on_this_node, target, endpoint };
+                let entry = found.entry((*ip, number)).or_insert(new);
+                if condition < entry.condition {
+                    *entry = new;
                 }
             }
         }
     }
     let mut found: Vec<_> = found.into_values().collect();
-    found.sort_by_key(|(_, _, target)| target.order());
-    let all = |_: bool| true;
+    found.sort_by_key(|found| found.target.order());
+    let ready = found.iter().filter(|found| found.condition == Condition::Ready);
+    let preference = Preference::of(ready.map(|found| found.endpoint), node);
+    // The hints are about ready endpoints; one that terminates is a last resort wherever it is.
+    let preferred = |found: &Found<'_>| found.condition != Condition::Ready || preference.admits(found.endpoint, node);
     Selection {
         anywhere: !found.is_empty(),
-        cluster: choose(&found, all),
-        local: choose(&found, |on_this_node| on_this_node),
+        cluster: choose(&found, preferred),
+        local: choose(&found, |found| found.on_this_node),
     }
 }
 
-fn choose(found: &[(Condition, bool, Target)], eligible: impl Fn(bool) -> bool) -> Chosen {
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    condition: Condition,
+    on_this_node: bool,
+    target: Target,
+    endpoint: &'a Endpoint,
+}
+
+fn choose(found: &[Found<'_>], eligible: impl Fn(&Found<'_>) -> bool) -> Chosen {
     let of = |wanted: Condition| -> Vec<Target> {
-        let eligible = found.iter().filter(|(condition, local, _)| *condition == wanted && eligible(*local));
-        eligible.map(|(_, _, target)| *target).collect()
+        let eligible = found.iter().filter(|found| found.condition == wanted && eligible(found));
+        eligible.map(|found| found.target).collect()
     };
     let (ready, terminating) = (of(Condition::Ready), of(Condition::ServingTerminating));
     if ready.is_empty() {

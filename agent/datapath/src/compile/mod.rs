@@ -17,6 +17,7 @@
 
 mod dns;
 mod endpoints;
+mod topology;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -73,6 +74,7 @@ pub(crate) struct NodeView {
     ip: Option<Ipv4Addr>,
     addresses: Vec<Ipv4Addr>,
     pod_cidr: Option<ipnetwork::Ipv4Network>,
+    zone: Option<Box<str>>,
 }
 
 impl NodeView {
@@ -95,6 +97,7 @@ impl NodeView {
             ip: addresses.first().copied(),
             addresses,
             pod_cidr: config.pod_cidr.or(assigned),
+            zone: object.and_then(|node| node.zone.clone()),
         }
     }
 }

@@ -7,7 +7,9 @@ use crate::backing::{self, HEADLESS_LABEL, LAST_CHANGE_TRIGGER_TIME};
 use crate::runtime::{ownership, pods};
 use crate::shared::SERVICE_NAME_LABEL;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use std::collections::{BTreeMap, HashMap};
@@ -91,10 +93,11 @@ fn endpoint(service: &Service, pod: &Pod, family: &str, node: &impl Fn(&str) -> 
     let (serving, terminating) = (pods::is_ready(pod), pods::is_terminating(pod));
     let node_name = Some(pods::node_name(pod)).filter(|n| !n.is_empty());
     let zone = node_name.and_then(node).and_then(|n| n.metadata.labels.as_ref()?.get(ZONE_LABEL).cloned());
+    let ready = backing::publishes_not_ready(service) || (serving && !terminating);
     Some(Endpoint {
         addresses,
         conditions: Some(EndpointConditions {
-            ready: Some(backing::publishes_not_ready(service) || (serving && !terminating)),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
@@ -107,9 +110,24 @@ fn endpoint(service: &Service, pod: &Pod, family: &str, node: &impl Fn(&str) -> 
             uid: pod.metadata.uid.clone(),
             ..Default::default()
         }),
+        hints: if ready { hints(service, zone.as_deref(), node_name) } else { None },
         zone,
         ..Default::default()
     })
+}
+
+/// What `trafficDistribution` asks of the proxies, for one ready endpoint (KEP-4444, KEP-3015).
+fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let for_zones = || zone.map(|name| vec![ForZone { name: name.into() }]);
+    match wanted {
+        "PreferClose" | "PreferSameZone" => Some(EndpointHints { for_zones: Some(for_zones()?), for_nodes: None }),
+        "PreferSameNode" => {
+            let for_nodes = node.map(|name| vec![ForNode { name: name.into() }])?;
+            Some(EndpointHints { for_zones: for_zones(), for_nodes: Some(for_nodes) })
+        }
+        _ => None,
+    }
 }
 
 fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {

@@ -181,3 +181,26 @@ fn one_change_rewrites_one_slice_and_nothing_is_ever_lost_or_doubled() {
         assert!(plan(&service(), &pods, &s.0, node, None).is_empty());
     }
 }
+
+#[test]
+fn traffic_distribution_becomes_hints_of_ready_endpoints() {
+    for (wanted, zones, nodes) in [
+        (None, None, None),
+        (Some("PreferClose"), Some("z1"), None),
+        (Some("PreferSameZone"), Some("z1"), None),
+        (Some("PreferSameNode"), Some("z1"), Some("n1")),
+    ] {
+        let mut service = service();
+        service.spec.as_mut().unwrap().traffic_distribution = wanted.map(Into::into);
+        let mut s = Slices::default();
+        s.apply(plan(&service, &[pod(1, 8080, true), pod(2, 8080, false)], &s.0, node, None));
+        for endpoint in s.0[0].endpoints.iter().flatten() {
+            let ready = endpoint.conditions.as_ref().unwrap().ready == Some(true);
+            let hints = endpoint.hints.clone().unwrap_or_default();
+            let zone = hints.for_zones.map(|z| z[0].name.clone());
+            let node = hints.for_nodes.map(|n| n[0].name.clone());
+            let expected = if ready { (zones, nodes) } else { (None, None) };
+            assert_eq!((zone.as_deref(), node.as_deref()), expected, "{wanted:?}, ready: {ready}");
+        }
+    }
+}
