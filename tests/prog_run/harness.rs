@@ -35,7 +35,8 @@ pub const VIP: [u8; 4] = [10, 96, 3, 7];
 pub const VIP2: [u8; 4] = [10, 96, 3, 8];
 pub const DNS: [u8; 4] = [10, 96, 0, 10];
 
-pub const PASS: u32 = 0;
+/// `TC_ACT_UNSPEC`: whoever sits behind our programs has their say.
+pub const PASS: u32 = u32::MAX;
 pub const DROP: u32 = 2;
 pub const REDIRECT: u32 = 7;
 

@@ -34,6 +34,18 @@ fn a_node_port_with_a_local_backend_keeps_the_client() -> Result<()> {
     Ok(())
 }
 
+/// Another proxy opened it, and its connection tracking carries it on while ours takes over.
+#[test]
+fn a_connection_that_was_opened_before_us_is_left_alone() -> Result<()> {
+    let mut kernel = node_port(&[backend(LOCAL, 8080, BACKEND_LOCAL, 1), backend(REMOTE, 8080, 0, 2)])?;
+    for flags in [ACK, ACK | FIN, SYN | ACK, RST] {
+        let frame = tcp(CLIENT, FRONT, flags, b"x");
+        let out = kernel.run("from_net", &frame)?;
+        assert_eq!((out.verdict, out.frame), (PASS, frame), "{flags:#x}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_node_port_with_a_remote_backend_goes_out_as_the_node() -> Result<()> {
     let mut kernel = node_port(&[backend(REMOTE, 8080, 0, 2)])?;

@@ -7,7 +7,7 @@ use strake_abi::conntrack::{BORDER_NET, CT_REDIRECT, CT_SNAT, CT_TRANSLATED, Tup
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::proto;
 use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SERVICE_DROP_IF_EMPTY, Service};
-use strake_logic::choose;
+use strake_logic::{choose, flow};
 use strake_logic::packet::Fragment;
 
 use crate::refuse::code_or_refuse;
@@ -72,6 +72,11 @@ fn forward(skb: Skb, packet: &Packet, to: &Tuple4, flags: u16) -> Result<Action,
 fn open(skb: Skb, work: &mut Work, config: &Config, now: u64) -> Action {
     let (tuple, protocol) = (work.packet.tuple, work.packet.ip.proto);
     if work.packet.ip.fragment == Fragment::Later {
+        return PASS;
+    }
+    // The middle of a connection that we did not open: another proxy's that we took over from, or a stray, which the
+    // stack resets.
+    if protocol == proto::TCP && !flow::is_open(work.packet.tcp_flags) {
         return PASS;
     }
     if protocol != proto::ICMP

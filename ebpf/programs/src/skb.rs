@@ -1,6 +1,6 @@
 //! A packet in the kernel: reading, writing and sending it on. The helpers of `sched_cls`, with names and types.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
     bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
@@ -64,7 +64,8 @@ pub fn code(skb: Skb, hook: Hook, action: Action) -> i32 {
         report::refused(skb, hook, action.0 - REASONS, Verdict::Dropped);
         return TC_ACT_SHOT;
     }
-    i32::from(action.0)
+    // Other programs may sit behind ours (a CNI plugin's, say), and they have their say.
+    if action == PASS { TC_ACT_UNSPEC } else { i32::from(action.0) }
 }
 
 /// The helper's word: redirected, or refused.

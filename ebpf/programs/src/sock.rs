@@ -375,7 +375,12 @@ fn choose<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, config: 
         return Answer::Leave;
     }
     if service.backend_count != 0 {
-        let client = pod.map_or(config.node_ip, |pod| pod.ip);
+        // In somebody else's Pod the namespace stands for its address, as one of 0.0.0.0/8, which no client has.
+        let client = match pod {
+            Some(pod) => pod.ip,
+            None if netns == config.host_netns_cookie => config.node_ip,
+            None => Addr4((netns as u32 & 0x00ff_ffff).to_be()),
+        };
         if let Some(backend) = service::choose(service, client, seconds(now_ns())) {
             return Answer::Use(backend);
         }
