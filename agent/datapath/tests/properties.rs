@@ -76,6 +76,7 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
             external_policy: policy(spec.external_local),
             publish_not_ready: false,
             health_check_node_port: 0,
+            other_proxy: false,
         };
         let endpoints = spec.endpoints.iter().map(|(octet, ready, terminating, local)| Endpoint {
             addresses: vec![Ipv4Addr::new(10, 244, 0, *octet).into()],
@@ -94,6 +95,7 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
             service: name.clone(),
             ports: vec![EndpointPort { name: "p".into(), protocol, port: 8080 }],
             endpoints: endpoints.collect(),
+            triggered_ms: None,
         };
         slices.insert(name.clone(), BTreeMap::from([("x".into(), Arc::new(slice))]));
         services.insert(name, Arc::new(service));
@@ -105,6 +107,7 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
         pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
         zone: None,
         ready: true,
+        leaving: false,
     };
     World {
         synced: true,

@@ -50,6 +50,7 @@ fn service(namespace: &str, name: &str, ips: &[&str]) -> Service {
         external_policy: TrafficPolicy::Cluster,
         publish_not_ready: false,
         health_check_node_port: 0,
+        other_proxy: false,
     }
 }
 
@@ -90,7 +91,7 @@ fn world() -> World {
     let slice = |service: &str, endpoints: Vec<Endpoint>| {
         let name = ObjectName::new("a", format!("{service}-x"));
         let of = ObjectName::new("a", service);
-        let slice = EndpointSlice { name, service: of.clone(), ports: ports.clone(), endpoints };
+        let slice = EndpointSlice { name, service: of.clone(), ports: ports.clone(), endpoints, triggered_ms: None };
         (of, BTreeMap::from([("x".into(), Arc::new(slice))]))
     };
     let db = vec![

@@ -171,6 +171,7 @@ mod tests {
             external_policy: TrafficPolicy::Cluster,
             publish_not_ready: false,
             health_check_node_port: 0,
+            other_proxy: false,
         };
         let pod = Arc::new(Pod {
             name: ObjectName::new("web", "web-1"),
@@ -190,6 +191,7 @@ mod tests {
             pod_cidrs: Vec::new(),
             zone: None,
             ready: true,
+            leaving: false,
         };
         Arc::new(World {
             node_name: "n1".into(),

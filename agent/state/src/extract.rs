@@ -19,6 +19,18 @@ use crate::world::{
 /// On a Pod or a Namespace, `disabled` keeps the socket hooks away from it; the per-packet path serves it instead.
 pub const SOCKET_LB_ANNOTATION: &str = "strake.io/socket-lb";
 
+/// On a Service: another proxy than the cluster's own answers it (any value).
+pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// On an EndpointSlice: its Service is headless, and nothing is to be programmed for it.
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// On a Node that the cluster autoscaler is about to remove.
+const AUTOSCALER_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// On an EndpointSlice: when the change happened that it reflects.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// The default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
@@ -31,6 +43,11 @@ pub trait Extract {
 
 fn object_name(meta: &ObjectMeta) -> Option<ObjectName> {
     Some(ObjectName::new(meta.namespace.as_deref()?, meta.name.as_deref()?))
+}
+
+fn triggered(meta: &ObjectMeta) -> Option<u64> {
+    let time: k8s_openapi::jiff::Timestamp = meta.annotations.as_ref()?.get(TRIGGER_TIME)?.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok()
 }
 
 fn opted_out(meta: &ObjectMeta) -> bool {
@@ -139,6 +156,7 @@ impl Extract for core::Service {
             external_policy: policy(spec.external_traffic_policy.as_deref()),
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
             health_check_node_port: port(spec.health_check_node_port),
+            other_proxy: meta.labels.iter().flatten().any(|(key, _)| key == SERVICE_PROXY_NAME),
         })
     }
 }
@@ -189,6 +207,7 @@ impl Extract for discovery::EndpointSlice {
             service: ObjectName::new(name.namespace.clone(), service.as_str()),
             ports: ports.collect(),
             endpoints: endpoints.collect(),
+            triggered_ms: triggered(meta),
             name,
         })
     }
@@ -220,6 +239,8 @@ impl Extract for core::Node {
             pod_cidrs,
             zone: meta.labels.as_ref().and_then(|l| l.get("topology.kubernetes.io/zone")).map(|z| z.as_str().into()),
             ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+            leaving: meta.deletion_timestamp.is_some()
+                || spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == AUTOSCALER_TAINT),
         })
     }
 }

@@ -20,8 +20,8 @@ mod watch;
 mod world;
 
 pub use cache::{Cache, Change};
-pub use extract::{Extract, SOCKET_LB_ANNOTATION};
-pub use watch::{DEBOUNCE, watch};
+pub use extract::{Extract, HEADLESS, SERVICE_PROXY_NAME, SOCKET_LB_ANNOTATION};
+pub use watch::{DEBOUNCE, Scope, watch};
 pub use world::{
     Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Namespace, Node, ObjectName, Pod, Protocol, Service,
     ServicePort, ServiceType, SessionAffinity, SlicesByService, Source, SourceState, TrafficPolicy, World,

@@ -19,24 +19,56 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::cache::{Cache, Change};
-use crate::extract::Extract;
+use crate::extract::{Extract, HEADLESS, SERVICE_PROXY_NAME};
 use crate::world::{Kind, ObjectName, SourceState, World};
 
 /// Changes that come this close together become one snapshot.
 pub const DEBOUNCE: Duration = Duration::from_millis(5);
+
+/// Which objects are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All there are: names, flows and routes need them.
+    Cluster,
+    /// Those that kube-proxy follows: Services that no other proxy answers, their EndpointSlices, this Node.
+    Proxy,
+}
+
+/// What is asked for of each kind.
+struct Selectors {
+    /// Of Services and EndpointSlices.
+    services: watcher::Config,
+    nodes: watcher::Config,
+    others: watcher::Config,
+}
+
+impl Selectors {
+    fn of(scope: Scope, node_name: &str) -> Self {
+        let all = watcher::Config::default;
+        match scope {
+            Scope::Cluster => Self { services: all(), nodes: all(), others: all() },
+            Scope::Proxy => Self {
+                services: all().labels(&format!("!{SERVICE_PROXY_NAME},!{HEADLESS}")),
+                nodes: all().fields(&format!("metadata.name={node_name}")),
+                others: all(),
+            },
+        }
+    }
+}
 
 /// Starts following the API. The receiver first holds the empty world (generation 0, not synced). Ends when `token` is
 /// cancelled or when every receiver is gone. Must be called within a tokio runtime.
 ///
 /// A cut-off watch is retried with backoff and keeps what is known; a kind that is denied is reported in
 /// [`World::sources`] and, if optional, does not hold up [`World::synced`].
-pub fn watch(client: Client, node_name: &str, token: CancellationToken) -> watch::Receiver<Arc<World>> {
+pub fn watch(client: Client, node_name: &str, scope: Scope, token: CancellationToken) -> watch::Receiver<Arc<World>> {
     let empty = World { node_name: node_name.into(), ..World::default() };
     let (sender, receiver) = watch::channel(Arc::new(empty));
     let cache = Cache::new(node_name);
+    let selectors = Selectors::of(scope, node_name);
     tokio::spawn(async move {
         tokio::select! {
-            () = run(client, cache, &sender) => {}
+            () = run(client, selectors, cache, &sender) => {}
             () = token.cancelled() => {}
             () = sender.closed() => {}
         }
@@ -45,15 +77,23 @@ pub fn watch(client: Client, node_name: &str, token: CancellationToken) -> watch
     receiver
 }
 
-async fn run(client: Client, mut cache: Cache, sender: &watch::Sender<Arc<World>>) {
+async fn run(client: Client, selectors: Selectors, mut cache: Cache, sender: &watch::Sender<Arc<World>>) {
     let mut changes = stream::select_all([
-        follow::<core::Service>(client.clone(), Kind::Service, |key, kept| Change::Service(key, kept.map(Arc::new))),
-        follow::<discovery::EndpointSlice>(client.clone(), Kind::EndpointSlice, |key, kept| {
+        follow::<core::Service>(&client, Kind::Service, selectors.services.clone(), |key, kept| {
+            Change::Service(key, kept.map(Arc::new))
+        }),
+        follow::<discovery::EndpointSlice>(&client, Kind::EndpointSlice, selectors.services, |key, kept| {
             Change::Slice(key, kept.map(Arc::new))
         }),
-        follow::<core::Node>(client.clone(), Kind::Node, |key, kept| Change::Node(key.name, kept.map(Arc::new))),
-        follow::<core::Pod>(client.clone(), Kind::Pod, |key, kept| Change::Pod(key, kept.map(Arc::new))),
-        follow::<core::Namespace>(client, Kind::Namespace, |key, kept| Change::Namespace(key.name, kept.map(Arc::new))),
+        follow::<core::Node>(&client, Kind::Node, selectors.nodes, |key, kept| {
+            Change::Node(key.name, kept.map(Arc::new))
+        }),
+        follow::<core::Pod>(&client, Kind::Pod, selectors.others.clone(), |key, kept| {
+            Change::Pod(key, kept.map(Arc::new))
+        }),
+        follow::<core::Namespace>(&client, Kind::Namespace, selectors.others, |key, kept| {
+            Change::Namespace(key.name, kept.map(Arc::new))
+        }),
     ]);
     let mut was_synced = false;
     while let Some(change) = changes.next().await {
@@ -87,9 +127,13 @@ async fn run(client: Client, mut cache: Cache, sender: &watch::Sender<Arc<World>
 }
 
 /// One kind's watch as a stream of changes.
+///
+/// The watcher tries again after every error with pauses of up to half a minute. Without a right it will not have it a
+/// minute later either: an optional kind is asked for ever more seldom.
 fn follow<K>(
-    client: Client,
+    client: &Client,
     kind: Kind,
+    config: watcher::Config,
     change: fn(ObjectName, Option<K::Kept>) -> Change,
 ) -> BoxStream<'static, Change>
 where
@@ -99,8 +143,8 @@ where
         let meta = object.meta();
         ObjectName::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
     };
-    watcher::watcher(Api::<K>::all(client), watcher::Config::default())
-        .default_backoff()
+    let events = watcher::watcher(Api::<K>::all(client.clone()), config).default_backoff();
+    let changes = events
         .map(move |event| match event {
             Ok(Event::Init) => Change::Init(kind),
             Ok(Event::InitDone) => Change::InitDone(kind),
@@ -109,7 +153,6 @@ where
             Err(error) => {
                 let message = error.to_string();
                 if denied(&error) {
-                    warn!(resource = kind.resource(), message, "the API server denies list or watch");
                     Change::Trouble(kind, SourceState::Denied { message })
                 } else {
                     debug!(resource = kind.resource(), message, "watch interrupted");
@@ -117,7 +160,47 @@ where
                 }
             }
         })
-        .boxed()
+        .boxed();
+    let patient = Patient { changes, refusals: 0, pause: None };
+    stream::unfold(patient, |mut patient| async move { patient.next().await.map(|change| (change, patient)) }).boxed()
+}
+
+/// A kind's changes, with pauses while they are denied.
+struct Patient {
+    changes: BoxStream<'static, Change>,
+    /// In a row.
+    refusals: u32,
+    /// Before the next question.
+    pause: Option<Duration>,
+}
+
+impl Patient {
+    async fn next(&mut self) -> Option<Change> {
+        if let Some(pause) = self.pause.take() {
+            tokio::time::sleep(pause).await;
+        }
+        let change = self.changes.next().await?;
+        match &change {
+            Change::Trouble(kind, SourceState::Denied { message }) => {
+                if self.refusals == 0 {
+                    let without = if kind.required() { "nothing is programmed" } else { "flows lack names" };
+                    warn!(resource = kind.resource(), message, without, "the API server denies list or watch");
+                }
+                self.refusals += 1;
+                self.pause = (!kind.required()).then(|| pause(self.refusals));
+            }
+            // The watcher announces a list before it asks for it.
+            Change::Init(_) => {}
+            _ => self.refusals = 0,
+        }
+        Some(change)
+    }
+}
+
+/// Before asking again for an optional kind that was denied: soon at first, since roles may be in the making, and
+/// every ten minutes in the end.
+fn pause(refusals: u32) -> Duration {
+    Duration::from_secs(1 << refusals.min(9)).min(Duration::from_secs(600))
 }
 
 fn denied(error: &watcher::Error) -> bool {

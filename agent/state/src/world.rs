@@ -116,6 +116,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// 0 when none is allocated.
     pub health_check_node_port: u16,
+    /// Labelled `service.kubernetes.io/service-proxy-name`: another proxy answers it.
+    pub other_proxy: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +154,9 @@ pub struct EndpointSlice {
     pub service: ObjectName,
     pub ports: Vec<EndpointPort>,
     pub endpoints: Vec<Endpoint>,
+    /// When the last change of a Pod or Service led to this one (annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`), in milliseconds since the epoch.
+    pub triggered_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +168,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNetwork>,
     pub zone: Option<Box<str>>,
     pub ready: bool,
+    /// Being deleted, or tainted by an autoscaler that is about to: load balancers should look elsewhere.
+    pub leaving: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use kube::client::Body;
 use serde_json::{Value, json};
-use strake_state::{ObjectName, SourceState, World, watch};
+use strake_state::{ObjectName, Scope, SourceState, World, watch};
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
@@ -78,7 +78,7 @@ async fn an_agent_with_the_rights_of_kube_proxy_works_without_pods_and_says_so()
         (_, true) => (0, String::new()),
         (path, false) => quiet(path),
     });
-    let mut worlds = watch(client, "n1", CancellationToken::new());
+    let mut worlds = watch(client, "n1", Scope::Cluster, CancellationToken::new());
     let world = until(&mut worlds, "a synced world", |world| world.synced).await;
     assert!(world.services.contains_key(&ObjectName::new("a", "web")));
     let denied: Vec<_> = world
@@ -97,7 +97,7 @@ async fn a_server_that_fails_first_is_asked_again_and_nothing_is_synced_before()
         (_, true, _) => (0, String::new()),
         (path, false, _) => quiet(path),
     });
-    let mut worlds = watch(client, "n1", CancellationToken::new());
+    let mut worlds = watch(client, "n1", Scope::Cluster, CancellationToken::new());
     let failing = until(&mut worlds, "the failure", |world| {
         world.sources.iter().any(|source| matches!(source.state, SourceState::Failing { .. }))
     });
@@ -110,7 +110,7 @@ async fn a_server_that_fails_first_is_asked_again_and_nothing_is_synced_before()
 async fn it_ends_when_told() {
     let client = client(|_, _, _| (0, String::new()));
     let token = CancellationToken::new();
-    let mut worlds = watch(client, "n1", token.clone());
+    let mut worlds = watch(client, "n1", Scope::Cluster, token.clone());
     token.cancel();
     assert!(worlds.changed().await.is_err());
 }
