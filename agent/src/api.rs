@@ -25,11 +25,16 @@ use tonic::{Request, Response, Status};
 
 use crate::Error;
 
-/// What the services share.
-pub struct Api {
+/// Answers the operator.
+pub struct Questions {
+    pub datapath: Datapath,
+    pub node_name: String,
+}
+
+/// Takes Pods' interfaces from the CNI plugin.
+pub struct Interfaces {
     pub datapath: Datapath,
     pub records: Records,
-    pub node_name: String,
 }
 
 /// A record of the CNI plugin as the datapath wants it.
@@ -60,13 +65,14 @@ pub fn bind(path: &Path) -> Result<UnixListener, Error> {
 /// Serves until `token` is cancelled.
 pub async fn serve(
     listener: UnixListener,
-    api: Arc<Api>,
+    questions: Questions,
+    interfaces: Option<Interfaces>,
     flows: Arc<History>,
     token: CancellationToken,
 ) -> Result<(), Error> {
     tonic::transport::Server::builder()
-        .add_service(EndpointsServer::from_arc(api.clone()))
-        .add_service(OperatorServer::from_arc(api))
+        .add_optional_service(interfaces.map(EndpointsServer::new))
+        .add_service(OperatorServer::new(questions))
         .add_service(FlowService::new(flows, token.clone()).into_server())
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), token.cancelled_owned())
         .await
@@ -98,7 +104,7 @@ fn document<T: serde::Serialize>(value: &T) -> Result<String, Status> {
 }
 
 #[tonic::async_trait]
-impl Endpoints for Api {
+impl Endpoints for Interfaces {
     async fn add(&self, request: Request<Endpoint>) -> Result<Response<Added>, Status> {
         let e = request.into_inner();
         let wrong =
@@ -136,7 +142,7 @@ impl Endpoints for Api {
 }
 
 #[tonic::async_trait]
-impl Operator for Api {
+impl Operator for Questions {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let datapath = self.datapath.clone();
         let node = self.node_name.clone();

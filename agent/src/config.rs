@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
 
+use crate::proxy::Listen;
+
 /// The parts of a node that can be left out, each for its stock counterpart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
@@ -72,6 +74,8 @@ pub struct Config {
     pub cluster_cidr: Ipv4Network,
     pub service_cidr: Ipv4Network,
     pub components: BTreeSet<Component>,
+    /// Where the proxy component tells how it is doing.
+    pub listen: Listen,
     /// A CRI runtime that is there already; none: the agent starts a containerd of its own.
     pub container_runtime: Option<PathBuf>,
     /// The executable the CNI plugin is a link to.

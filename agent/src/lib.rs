@@ -9,16 +9,26 @@
 //!
 //! Each part is a crate of its own that knows nothing of the others; this one starts them in the order that a Pod
 //! needs them, hands the World around, and serves the local API. `--components` leaves parts out, so that a stock
-//! kubelet, CNI plugin or proxy can take their place.
+//! kubelet, CNI plugin or proxy can take their place. `standalone` is the proxy alone, on a node of somebody else's
+//! cluster.
 #![forbid(unsafe_code)]
 
 mod api;
 mod config;
 pub mod containers;
 mod error;
+mod health;
+mod http;
 mod join;
+pub mod leftovers;
+mod metrics;
+mod proxy;
 mod run;
+mod service_health;
+mod standalone;
 
 pub use config::{Component, Config, Join};
 pub use error::Error;
+pub use proxy::Listen;
 pub use run::run;
+pub use standalone::{Standalone, run as run_standalone};

@@ -11,13 +11,13 @@ use strake_network::cni::{GATEWAY, NetConf};
 use strake_network::endpoint::Records;
 use strake_network::link::Netlink;
 use strake_network::{node, routes};
-use strake_state::World;
+use strake_state::{Scope, World};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api};
-use crate::{Component, Config, Error, containers, join};
+use crate::api::{self, Interfaces, Questions};
+use crate::{Component, Config, Error, containers, join, proxy};
 
 type Worlds = watch::Receiver<Arc<World>>;
 
@@ -42,21 +42,22 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
     }
 
     let mut parts: JoinSet<Result<(), Error>> = JoinSet::new();
-    let worlds = strake_state::watch(join::client(&credentials.agent).await?, &config.node_name, token.clone());
+    let client = join::client(&credentials.agent).await?;
+    let worlds = strake_state::watch(client, &config.node_name, Scope::Cluster, token.clone());
 
     let records = Records::open(dir.join("cni/endpoints"))?;
     adopt(&datapath, &records)?;
-    let history = flows(&datapath, worlds.clone(), &token)?;
+    let flows = flows(&datapath, worlds.clone(), &token)?;
     let listener = api::bind(&config.socket())?;
-    let shared = Arc::new(Api { datapath: datapath.clone(), records, node_name: config.node_name.clone() });
-    parts.spawn(api::serve(listener, shared, history, token.clone()));
+    let questions = Questions { datapath: datapath.clone(), node_name: config.node_name.clone() };
+    let interfaces = Interfaces { datapath: datapath.clone(), records };
+    parts.spawn(api::serve(listener, questions, Some(interfaces), flows.history(), token.clone()));
 
     if config.has(Component::Proxy) {
-        let (worlds, token) = (worlds.clone(), token.clone());
-        parts.spawn(async move {
-            datapath.run(worlds, token).await;
-            Ok(())
-        });
+        proxy::start(&mut parts, &datapath, &flows.metrics(), &worlds, config.listen, &token);
+    } else {
+        // Names, masquerading and the Pods' rows follow the cluster too.
+        parts.spawn(proxy::sync(datapath, worlds.clone(), None, token.clone()));
     }
     if config.has(Component::Dns) {
         parts.spawn(dns(config.clone(), worlds.clone(), token.clone()));
@@ -81,15 +82,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
         });
     }
 
-    let mut outcome = Ok(());
-    while let Some(ended) = parts.join_next().await {
-        let ended = ended.unwrap_or_else(|e| Err(Error::Part(format!("a part of the agent panicked: {e}"))));
-        if outcome.is_ok() {
-            outcome = ended;
-        }
-        token.cancel();
-    }
-    outcome
+    until_all_end(parts, &token).await
 }
 
 async fn runtime(config: &Config) -> Result<Option<containers::Runtime>, Error> {
@@ -105,6 +98,7 @@ fn start_datapath(config: &Config) -> Result<Datapath, Error> {
     datapath.cluster_dns = config.cluster_dns;
     datapath.cluster_domain.clone_from(&config.cluster_domain);
     datapath.pod_gateway = GATEWAY;
+    datapath.services = config.has(Component::Proxy);
     datapath.masquerade = config.has(Component::Network);
     datapath.dns = config.has(Component::Dns);
     Datapath::start(datapath).map_err(|e| Error::Datapath(api::chain(&e)))
@@ -133,11 +127,23 @@ fn adopt(datapath: &Datapath, records: &Records) -> Result<(), Error> {
 }
 
 /// Starts reading what the programs report.
-fn flows(datapath: &Datapath, worlds: Worlds, token: &CancellationToken) -> Result<Arc<strake_flow::History>, Error> {
+pub fn flows(datapath: &Datapath, worlds: Worlds, token: &CancellationToken) -> Result<strake_flow::FlowLog, Error> {
     let config = strake_flow::Config::new(datapath.maps_folder());
-    let log = strake_flow::FlowLog::start(&config, worlds, token.clone())
-        .map_err(|e| Error::Part(format!("reading flows: {}", api::chain(&e))))?;
-    Ok(log.history())
+    strake_flow::FlowLog::start(&config, worlds, token.clone())
+        .map_err(|e| Error::Part(format!("reading flows: {}", api::chain(&e))))
+}
+
+/// Waits for every part; the first that ends, well or not, ends the others.
+pub async fn until_all_end(mut parts: JoinSet<Result<(), Error>>, token: &CancellationToken) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        let ended = ended.unwrap_or_else(|e| Err(Error::Part(format!("a part of the agent panicked: {e}"))));
+        if outcome.is_ok() {
+            outcome = ended;
+        }
+        token.cancel();
+    }
+    outcome
 }
 
 /// The userspace half of DNS, on the cluster DNS address that `lo` has.

@@ -1,12 +1,12 @@
 //! Flags of a node, shared by `server` and `agent`, with defaults that fit a host of its own.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnetwork::Ipv4Network;
-use strake_agent::{Component, Config, Join};
+use strake_agent::{Component, Config, Join, Listen, Standalone};
 
 #[derive(clap::Args, Clone)]
 pub struct NodeArgs {
@@ -48,6 +48,12 @@ pub struct NodeArgs {
     /// Parts of the node to run; leave one out to put its stock counterpart in its place
     #[arg(long, value_delimiter = ',', default_value = "kubelet,proxy,network,dns")]
     components: Vec<Component>,
+    /// Where the proxy answers /healthz and /livez; empty: nowhere
+    #[arg(long, default_value = "0.0.0.0:10256", value_parser = |text: &str| bind_address(text, 10256))]
+    healthz_bind_address: BindAddress,
+    /// Where the proxy answers /metrics; empty: nowhere
+    #[arg(long, default_value = "127.0.0.1:10249", value_parser = |text: &str| bind_address(text, 10249))]
+    metrics_bind_address: BindAddress,
     /// Socket of a container runtime that is there already [default: start a containerd of our own]
     #[arg(long)]
     container_runtime_endpoint: Option<String>,
@@ -69,13 +75,16 @@ impl NodeArgs {
         if let Some(link) = &self.uplink {
             return Ok(link.clone());
         }
-        let table = std::fs::read_to_string("/proc/net/route").context("reading /proc/net/route")?;
-        let default = table.lines().skip(1).map(|l| l.split('\t').collect::<Vec<_>>());
-        default
-            .filter(|fields| fields.len() > 7 && fields[1] == "00000000" && fields[7] == "00000000")
-            .map(|fields| fields[0].to_owned())
-            .next()
-            .context("this host has no default route to tell its uplink by; name it with --uplink")
+        default_uplink()
+    }
+
+    /// The parts to run.
+    pub fn components(&self) -> BTreeSet<Component> {
+        self.components.iter().copied().collect()
+    }
+
+    fn listen(&self) -> Listen {
+        Listen { healthz: self.healthz_bind_address.0, metrics: self.metrics_bind_address.0 }
     }
 
     /// The node's address.
@@ -107,7 +116,8 @@ impl NodeArgs {
             cluster_domain: self.cluster_domain.clone(),
             cluster_cidr: self.cluster_cidr,
             service_cidr: self.service_cidr,
-            components: self.components.iter().copied().collect::<BTreeSet<_>>(),
+            components: self.components(),
+            listen: self.listen(),
             container_runtime: self
                 .container_runtime_endpoint
                 .as_ref()
@@ -115,6 +125,46 @@ impl NodeArgs {
             executable: std::env::current_exe().context("finding this executable")?,
         })
     }
+
+    /// What a proxy on its own is told.
+    pub fn standalone(&self, kubeconfig: PathBuf) -> Result<Standalone> {
+        Ok(Standalone {
+            node_name: self.name()?,
+            node_ip: self.ip()?,
+            kubeconfig,
+            data_dir: std::path::absolute(&self.data.data_dir)?,
+            uplink: self.uplink()?,
+            cgroup_root: self.cgroup_root.clone().map_or_else(cgroup2, Ok)?,
+            bpf_root: self.bpf_root.clone(),
+            cluster_cidr: self.cluster_cidr,
+            listen: self.listen(),
+        })
+    }
+}
+
+/// An address to listen on, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindAddress(Option<SocketAddr>);
+
+/// `ADDRESS:PORT`, an address alone (with the usual port), or nothing, as kube-proxy takes them.
+fn bind_address(text: &str, port: u16) -> Result<BindAddress, String> {
+    if text.is_empty() {
+        return Ok(BindAddress(None));
+    }
+    let alone = |_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port));
+    let address = text.parse().or_else(alone).map_err(|_| format!("{text} is not ADDRESS:PORT"))?;
+    Ok(BindAddress(Some(address)))
+}
+
+/// The link with the default route.
+pub fn default_uplink() -> Result<String> {
+    let table = std::fs::read_to_string("/proc/net/route").context("reading /proc/net/route")?;
+    let default = table.lines().skip(1).map(|l| l.split('\t').collect::<Vec<_>>());
+    default
+        .filter(|fields| fields.len() > 7 && fields[1] == "00000000" && fields[7] == "00000000")
+        .map(|fields| fields[0].to_owned())
+        .next()
+        .context("this host has no default route to tell its uplink by; name it with --uplink")
 }
 
 /// Where cgroup2 is mounted.
@@ -126,4 +176,18 @@ fn cgroup2() -> Result<PathBuf> {
         .find(|f| f.len() > 2 && f[2] == "cgroup2")
         .map(|f| PathBuf::from(f[1]))
         .context("no cgroup2 file system is mounted; the socket hooks need one (mount -t cgroup2 none /sys/fs/cgroup)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bind_addresses_are_read_as_kube_proxy_reads_them() {
+        let address = |text: &str| bind_address(text, 10256).map(|address| address.0);
+        assert_eq!(address("127.0.0.1:80"), Ok(Some("127.0.0.1:80".parse().unwrap())));
+        assert_eq!(address("::"), Ok(Some("[::]:10256".parse().unwrap())));
+        assert_eq!(address(""), Ok(None));
+        assert!(address("nowhere").is_err());
+    }
 }

@@ -23,7 +23,7 @@ pub struct Config {
     pub pod_cidr: Option<Ipv4Network>,
     pub cluster_cidr: Ipv4Network,
     pub service_cidr: Ipv4Network,
-    /// Address of the cluster DNS Service: never load-balanced, see SERVICE `kube-system/kube-dns`.
+    /// Address of the cluster DNS Service. With `dns` it is never load-balanced: from_pod or the agent answers.
     pub cluster_dns: Ipv4Addr,
     /// The cluster's domain, no dot at either end.
     pub cluster_domain: String,
@@ -35,6 +35,8 @@ pub struct Config {
     pub snat_ports: (u16, u16),
     /// Masquerade what Pods send out of the cluster.
     pub masquerade: bool,
+    /// Answer Services. Without, their addresses are left alone for another proxy.
+    pub services: bool,
     /// Answer Service names in the kernel.
     pub dns: bool,
     /// Report flows through the ring buffer.
@@ -68,6 +70,7 @@ impl Config {
             node_ports: (30_000, 32_767),
             snat_ports: (61_000, 65_535),
             masquerade: true,
+            services: true,
             dns: true,
             events: true,
             track_all: true,
@@ -75,6 +78,13 @@ impl Config {
             discard_incompatible: false,
             force_clsact: false,
         }
+    }
+}
+
+impl Config {
+    /// Whether names are answered on this address.
+    pub(crate) fn is_dns(&self, ip: Ipv4Addr) -> bool {
+        self.dns && ip == self.cluster_dns
     }
 }
 

@@ -10,9 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use strake_abi::flow::{Counter, DropReason, EventKind};
 use strake_state::{ObjectName, World};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
 use crate::check::{Violation, check};
 use crate::compile::{Runtime, compile};
@@ -20,7 +18,7 @@ use crate::config::Config;
 use crate::desired::Desired;
 use crate::diff::{DiffError, diff};
 use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
-use crate::features::{Features, own_netns_cookie};
+use crate::features::{Features, own_netns_cookie, probe_kernel};
 use crate::installed::Installed;
 use crate::loader::{self, LoadError, Loaded, maps_folder};
 use crate::maps::{KernelMaps, MapsError, Occupancy};
@@ -128,26 +126,6 @@ impl Datapath {
             last_error: None,
         };
         Ok(Self { inner: Arc::new(Mutex::new(inner)), config: Arc::new(config) })
-    }
-
-    /// Applies every snapshot that comes, until `token` is cancelled or the sender is gone. Errors are logged, counted
-    /// and shown by [`Datapath::status`]; the next snapshot tries again.
-    pub async fn run(&self, mut worlds: watch::Receiver<Arc<World>>, token: CancellationToken) {
-        loop {
-            let world = worlds.borrow_and_update().clone();
-            let this = self.clone();
-            let applied = tokio::task::spawn_blocking(move || this.apply(&world)).await;
-            match applied {
-                Ok(Ok(ApplyOutcome::Applied(applied))) => debug!(?applied, "snapshot applied"),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => error!(error = display_chain(&error), "snapshot not applied"),
-                Err(error) => error!(%error, "applying a snapshot panicked"),
-            }
-            tokio::select! {
-                () = token.cancelled() => return,
-                changed = worlds.changed() => if changed.is_err() { return },
-            }
-        }
     }
 
     /// Brings the maps to what the snapshot says. Every packet sees the old or the new state of each Service.
@@ -277,13 +255,16 @@ impl Datapath {
         })
     }
 
-    /// Removes programs, links and maps of the node whose pins are under `bpf_root`; `uplink` for kernels without tcx.
-    pub fn cleanup(bpf_root: &Path, uplink: Option<&str>) -> Result<(), Error> {
-        loader::cleanup(bpf_root)?;
-        if let Some(uplink) = uplink {
+    /// Removes programs, links and maps of the node whose pins are under `bpf_root`, and from `uplink` the filters of a
+    /// kernel without tcx. Returns what was there.
+    pub fn cleanup(bpf_root: &Path, uplink: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+        let removed = loader::cleanup(bpf_root)?;
+        if let Some(uplink) = uplink
+            && !probe_kernel().map_err(LoadError::from)?.tcx
+        {
             loader::cleanup_clsact(uplink);
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Address that Services of type NodePort have on this node, when it is known.

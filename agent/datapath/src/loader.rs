@@ -185,7 +185,7 @@ fn refuse_other_abi(config: &Config) -> Result<(), LoadError> {
         return Err(LoadError::AbiVersion { path: config.bpf_root.clone(), found });
     }
     warn!(found, ours = strake_abi::ABI_VERSION, "removing pinned state of another ABI version");
-    cleanup(&config.bpf_root)
+    cleanup(&config.bpf_root).map(drop)
 }
 
 fn find<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
@@ -365,8 +365,9 @@ fn remove(path: &Path) -> Result<(), LoadError> {
 }
 
 /// Detaches and removes everything under `bpf_root`: first the links, so that no program runs on maps that are half
-/// gone. Nothing there is no error.
-pub fn cleanup(bpf_root: &Path) -> Result<(), LoadError> {
+/// gone. Nothing there is no error. Returns the pins that were there.
+pub fn cleanup(bpf_root: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let mut removed = Vec::new();
     for folder in [links_folder(bpf_root).join("pods"), links_folder(bpf_root), maps_folder(bpf_root)] {
         let fail = |source| LoadError::Remove { path: folder.clone(), source };
         match fs::read_dir(&folder) {
@@ -375,6 +376,7 @@ pub fn cleanup(bpf_root: &Path) -> Result<(), LoadError> {
                     let path = entry.map_err(fail)?.path();
                     if !path.is_dir() {
                         detach(&path)?;
+                        removed.push(path);
                     }
                 }
             }
@@ -389,7 +391,7 @@ pub fn cleanup(bpf_root: &Path) -> Result<(), LoadError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => info!(path = %bpf_root.display(), %error, "the folder of pins stays"),
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// Removes our clsact filters from an uplink (kernels below 6.6).

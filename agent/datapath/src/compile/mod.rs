@@ -115,12 +115,13 @@ fn node_config(config: &Config, node: &NodeView, runtime: Runtime) -> abi_config
             | flag(config.track_all, abi_config::TRACK_ALL)
             | flag(config.events, abi_config::EVENTS),
         node_ip: node.ip.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
-        cluster_dns: config.cluster_dns.into(),
+        cluster_dns: if config.dns { config.cluster_dns } else { Ipv4Addr::UNSPECIFIED }.into(),
         pod_gateway: config.pod_gateway.into(),
         uplink_ifindex: runtime.uplink_ifindex,
         pod_cidr: node.pod_cidr.map(cidr).unwrap_or_default(),
         cluster_cidr: cidr(config.cluster_cidr),
-        service_cidr: cidr(config.service_cidr),
+        // Another proxy's Services are not ours to refuse.
+        service_cidr: if config.services { cidr(config.service_cidr) } else { Cidr4::default() },
         snat_port_min: config.snat_ports.0,
         snat_port_max: config.snat_ports.1,
         node_port_min: config.node_ports.0,
@@ -195,7 +196,8 @@ impl Compiler<'_> {
         let object: Box<str> = service.name.to_string().into();
         let mut cluster_ips: Vec<Ipv4Addr> = service.cluster_ips.iter().filter_map(v4).collect();
         // The DNS server's own address is answered at from_pod or by the agent, never load-balanced.
-        let is_dns = cluster_ips.contains(&self.config.cluster_dns);
+        let is_dns = cluster_ips.iter().any(|ip| self.config.is_dns(*ip));
+        let ours = !is_dns && !service.other_proxy && self.config.services;
         if service.headless || (cluster_ips.is_empty() && service.external_ips.is_empty()) {
             if !service.headless && !service.cluster_ips.is_empty() {
                 self.warn(&object, "has IPv6 addresses only, which are not served yet".into());
@@ -203,13 +205,13 @@ impl Compiler<'_> {
             return;
         }
         let first_ip = cluster_ips.first().copied();
-        cluster_ips.retain(|ip| *ip != self.config.cluster_dns);
-        if !is_dns {
+        cluster_ips.retain(|ip| !self.config.is_dns(*ip));
+        if ours {
             self.desired.cluster_ips.extend(cluster_ips.iter().map(|ip| Addr4::from(*ip)));
         }
 
         let mut first_set = None;
-        if !is_dns {
+        if ours {
             for port in &service.ports {
                 if port.protocol == Protocol::Sctp {
                     self.warn(&object, format!("port {}/SCTP is not served yet", port.port));
@@ -221,7 +223,7 @@ impl Compiler<'_> {
                 first_set = first_set.or(sets.cluster).or(sets.local);
             }
         }
-        if let Some(ip) = first_ip {
+        if let Some(ip) = first_ip.filter(|_| self.config.dns) {
             match dns::name(service, ip, first_set, self.config) {
                 Some(name) => self.desired.names.push(name),
                 None => self.warn(&object, "has a name too long for the kernel; the agent answers it".into()),
@@ -268,7 +270,7 @@ impl Compiler<'_> {
         flags: u32,
         sets: &mut Sets<'_>,
     ) {
-        if key.port.get() == 0 || Ipv4Addr::from(key.addr) == self.config.cluster_dns {
+        if key.port.get() == 0 || self.config.is_dns(key.addr.into()) {
             return;
         }
         let index = match self.taken.get(&key) {
