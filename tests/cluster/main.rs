@@ -3,6 +3,7 @@
 
 mod clients;
 mod node;
+mod proxy;
 mod refusals;
 mod services;
 mod trouble;

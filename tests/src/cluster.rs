@@ -15,6 +15,7 @@ pub struct Cluster {
     strake: PathBuf,
     kubectl: PathBuf,
     extra: Vec<String>,
+    node_extra: Vec<String>,
     // Last: removed after everything in it has ended.
     _dir: TempDir,
 }
@@ -45,6 +46,11 @@ impl Cluster {
 
     /// As [`Cluster::start`], with flags for the server.
     pub fn start_with(test: &str, nodes: usize, extra: &[&str]) -> Self {
+        Self::start_nodes(test, nodes, extra, &[])
+    }
+
+    /// As [`Cluster::start_with`], with flags for every node too.
+    pub fn start_nodes(test: &str, nodes: usize, extra: &[&str], node_extra: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("strake-").tempdir().unwrap();
         let name = format!("strake-t{}-{test}", std::process::id());
         let spec = Spec { name, data_dir: dir.path().join("d"), nodes };
@@ -54,6 +60,7 @@ impl Cluster {
             strake: strake(),
             kubectl: kubectl("1.37.1"),
             extra: extra.iter().map(|e| (*e).to_owned()).collect(),
+            node_extra: node_extra.iter().map(|e| (*e).to_owned()).collect(),
             _dir: dir,
         };
         cluster.start_server();
@@ -93,6 +100,7 @@ impl Cluster {
         ] {
             args.extend([format!("--{flag}"), value]);
         }
+        args.extend(self.node_extra.iter().cloned());
         args
     }
 

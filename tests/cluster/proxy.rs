@@ -1,0 +1,276 @@
+//! The Service proxy alone, with kube-proxy's rights, on nodes whose Services nobody else of ours answers.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use strake_rig::{Room, process};
+use strake_tests::cluster::{Cluster, deploy_web, strake};
+use strake_tests::command::{Outcome, eventually, run};
+
+/// What kube-proxy's manifests give it.
+const RIGHTS: &str = "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: proxy, namespace: kube-system}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: proxy}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: 'system:node-proxier'}
+subjects: [{kind: ServiceAccount, name: proxy, namespace: kube-system}]
+";
+
+const SERVICES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web-np}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web-other, labels: {service.kubernetes.io/service-proxy-name: somebody-else}}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web-lb}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+";
+
+/// A proxy on its own in a node's room.
+struct Proxy<'a> {
+    cluster: &'a Cluster,
+    room: &'a Room,
+    process: process::Id,
+}
+
+impl<'a> Proxy<'a> {
+    fn start(cluster: &'a Cluster, room: &'a Room) -> Self {
+        let args = [
+            ("components", "proxy".to_owned()),
+            ("kubeconfig", kubeconfig(cluster).display().to_string()),
+            ("node-name", room.name.clone()),
+            ("node-ip", room.ip.to_string()),
+            ("uplink", "eth0".into()),
+            ("cgroup-root", room.cgroup_root.display().to_string()),
+            ("bpf-root", bpf_root(room)),
+            ("data-dir", data_dir(room).display().to_string()),
+        ];
+        let mut words = vec!["agent".to_owned()];
+        words.extend(args.into_iter().map(|(flag, value)| format!("--{flag}={value}")));
+        let process = room.spawn(&strake().display().to_string(), &words, &log(room)).unwrap();
+        Self { cluster, room, process }
+    }
+
+    /// Waits until it answers that it is healthy; returns the answer.
+    fn healthy(&self) -> Value {
+        let url = format!("http://{}:10256/healthz", self.room.ip);
+        let answer = eventually("the proxy is healthy", || {
+            let (code, body) = get(Command::new("curl"), &url);
+            if code == "200" { Ok(body) } else { Err(format!("{code} {body}\n{}", self.log())) }
+        });
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    fn metrics(&self) -> String {
+        let (code, body) = get(self.room.command("curl"), "http://127.0.0.1:10249/metrics");
+        assert_eq!(code, "200", "{body}");
+        body
+    }
+
+    fn stop(&self) {
+        self.cluster.signal(self.process.pid, "TERM");
+        eventually("the proxy has ended", || if self.process.alive() { Err(self.log()) } else { Ok(()) });
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(log(self.room)).unwrap_or_default()
+    }
+}
+
+fn bpf_root(room: &Room) -> String {
+    room.bpf_root.join("proxy").display().to_string()
+}
+
+fn data_dir(room: &Room) -> PathBuf {
+    room.dir.join("proxy-data")
+}
+
+fn log(room: &Room) -> PathBuf {
+    room.dir.join("proxy.log")
+}
+
+/// The admin's kubeconfig, with the token of an account that has kube-proxy's rights alone.
+fn kubeconfig(cluster: &Cluster) -> PathBuf {
+    cluster.apply(RIGHTS).text();
+    let token = cluster.kubectl(&["create", "token", "proxy", "--namespace", "kube-system"]).text().to_owned();
+    let admin = cluster.kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"]);
+    let mut config: Value = serde_json::from_str(admin.text()).unwrap();
+    config["users"][0]["user"] = json!({"token": token});
+    let path = cluster.data_dir().join("proxy.kubeconfig");
+    fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// Status code and body. Connections that cannot be made have code 000.
+fn get(mut curl: Command, url: &str) -> (String, String) {
+    curl.args(["-sS", "--max-time", "5", "-w", "\n%{http_code}", url]);
+    let said = run(curl);
+    let (body, code) = said.stdout.rsplit_once('\n').unwrap_or_default();
+    (code.to_owned(), format!("{body}{}", said.stderr))
+}
+
+fn vip(cluster: &Cluster, service: &str) -> String {
+    cluster.kubectl(&["get", "service", service, "-o", "jsonpath={.spec.clusterIP}"]).text().to_owned()
+}
+
+fn call(cluster: &Cluster, service: &str, times: &str) -> Outcome {
+    cluster.demo("client", &["call", &format!("http://{}", vip(cluster, service)), "-n", times])
+}
+
+fn nobody_answers(cluster: &Cluster) {
+    let refused = call(cluster, "web", "1");
+    assert!(!refused.ok(), "somebody answers the Service already: {refused}");
+}
+
+#[test]
+fn a_proxy_with_kube_proxys_rights_serves_somebody_elses_cluster() {
+    let cluster = Cluster::start_nodes("alone", 2, &[], &["--components", "kubelet,network,dns"]);
+    let room = cluster.server();
+    deploy_web(&cluster);
+    cluster.apply(SERVICES).text();
+    nobody_answers(&cluster);
+
+    let proxy = Proxy::start(&cluster, room);
+    let health = proxy.healthy();
+    assert_eq!(health["nodeEligible"], true, "{health}");
+    assert!(health["lastUpdated"].is_string() && health["currentTime"].is_string(), "{health}");
+    assert_eq!(get(Command::new("curl"), &format!("http://{}:10256/livez", room.ip)).0, "200");
+
+    // From a Pod and from the node, to the Pods of both nodes.
+    let home = cluster.kubectl(&["get", "pod", "client", "-o", "jsonpath={.spec.nodeName}"]).text().to_owned();
+    if home == room.name {
+        let spread = call(&cluster, "web", "60");
+        assert_eq!(spread.text().lines().count(), 3, "{spread}");
+    } else {
+        // The proxy is a node's own: the other has none.
+        nobody_answers(&cluster);
+    }
+    let placed = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].spec.nodeName}"]);
+    assert!(placed.text().contains("node1") && placed.text().contains("node2"), "{placed}");
+    let from_node = |service: &str| get(room.command("curl"), &format!("http://{}/", vip(&cluster, service)));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let (code, body) = from_node("web");
+        assert_eq!(code, "200", "{body}\n{}", proxy.log());
+        seen.insert(body);
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    // From outside, to a Pod here and to one of the other node.
+    seen.clear();
+    for _ in 0..40 {
+        let (code, body) = get(Command::new("curl"), &format!("http://{}:30080/", room.ip));
+        assert_eq!(code, "200", "{body}\n{}", proxy.log());
+        seen.insert(body);
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    // A Service of another proxy is not ours.
+    assert_eq!(from_node("web-other").0, "000");
+    let listed = run(local(room, &["service", "list"]));
+    assert!(listed.text().contains("web-np") && !listed.text().contains("web-other"), "{listed}");
+
+    let metrics = proxy.metrics();
+    for name in [
+        "kubeproxy_sync_proxy_rules_duration_seconds_count",
+        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        "kubeproxy_network_programming_duration_seconds_count",
+        "kubeproxy_proxy_healthz_total{code=\"200\"}",
+        "strake_drops_total{reason=\"",
+        "strake_datapath_events_total{event=\"",
+        "strake_datapath_map_entries{map=\"SERVICES\"}",
+        "strake_datapath_flow_events_lost_total{kind=\"",
+        "strake_flow_events_total{",
+    ] {
+        assert!(metrics.contains(name), "{name} is not among\n{metrics}");
+    }
+
+    health_check_node_port(&cluster, room);
+
+    // Nothing was asked that kube-proxy may not have, but for the two kinds that may be missing, once each.
+    let denied = proxy.log().lines().filter(|l| l.contains("denies list or watch")).count();
+    assert_eq!(denied, 2, "{}", proxy.log());
+
+    proxy.stop();
+    assert_eq!(from_node("web").0, "200", "a stopped proxy's Services are answered");
+    let mut cleanup = room.command(&strake().display().to_string());
+    cleanup.args(["agent", "cleanup", "--uplink", "eth0", "--bpf-root", &bpf_root(room)]);
+    let removed = run(cleanup);
+    for pin in ["links/sock_connect4", "links/from_net", "maps/SERVICES"] {
+        assert!(removed.text().contains(pin), "{removed}");
+    }
+    let mut look = room.command("find");
+    look.arg(bpf_root(room));
+    assert!(run(look).refusal().contains("No such file"), "pins are left");
+    assert_eq!(from_node("web").0, "000", "a program is left");
+    assert_eq!(get(Command::new("curl"), &format!("http://{}:30080/", room.ip)).0, "000", "a program is left");
+    // The node's own agent is as it was.
+    assert!(cluster.strake(&["status"]).text().contains("running"));
+}
+
+/// The binary in a room, talking to the room's proxy.
+fn local(room: &Room, args: &[&str]) -> Command {
+    let mut command = Command::new(strake());
+    command.args(args).arg("--data-dir").arg(data_dir(room));
+    command
+}
+
+/// Load balancers ask each node whether it has endpoints of a Service.
+fn health_check_node_port(cluster: &Cluster, room: &Room) {
+    let port = cluster.kubectl(&["get", "service", "web-lb", "-o", "jsonpath={.spec.healthCheckNodePort}"]);
+    let url = format!("http://{}:{}/", room.ip, port.text());
+    let slices = ["get", "pods", "-l", "app=web", "-o"];
+    let on_node = |cluster: &Cluster| {
+        let nodes = cluster.kubectl(&[&slices[..], &["jsonpath={.items[*].spec.nodeName}"]].concat());
+        nodes.text().split(' ').filter(|n| **n == room.name).count()
+    };
+    let expected = on_node(cluster);
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-i", "--max-time", "5", &url]);
+    let answer = run(curl);
+    let (head, body) = answer.text().split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(head.contains(&format!("x-load-balancing-endpoint-weight: {expected}")), "{answer}");
+    let body: Value = serde_json::from_str(body).unwrap();
+    let want = json!({"service": {"namespace": "default", "name": "web-lb"}, "localEndpoints": expected,
+                      "serviceProxyHealthy": true});
+    assert_eq!(body, want);
+    // Without endpoints here the load balancer is to look elsewhere; and with them again, to come back.
+    cluster.kubectl(&["scale", "deployment/web", "--replicas=0"]).text();
+    eventually("the node says that it has none", || {
+        let (code, body) = get(Command::new("curl"), &url);
+        if code == "503" && body.contains("\"localEndpoints\":0") { Ok(()) } else { Err(format!("{code} {body}")) }
+    });
+    cluster.kubectl(&["scale", "deployment/web", "--replicas=3"]).text();
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]).text();
+    eventually("the node has endpoints again", || {
+        let (code, body) = get(Command::new("curl"), &url);
+        if code == "200" { Ok(()) } else { Err(format!("{code} {body}")) }
+    });
+    // The port goes with its Service.
+    cluster.kubectl(&["delete", "service", "web-lb"]).text();
+    eventually("the port is closed", || {
+        let (code, body) = get(Command::new("curl"), &url);
+        if code == "000" { Ok(()) } else { Err(format!("{code} {body}")) }
+    });
+}
