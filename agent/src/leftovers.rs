@@ -4,8 +4,8 @@
 //! `KUBE-KUBELET-CANARY`), the host ports' and those of network policies that begin with `KUBE-` too are not touched.
 //!
 //! Connections that kube-proxy translated are carried on by the kernel's connection tracking, rules or not, as long as
-//! the network namespace has any NAT chain at all. Where kube-proxy's table had the last ones, an empty chain takes
-//! their place in the same transaction.
+//! the network namespace has any NAT chain and any rule that looks at connections. Where kube-proxy had the last ones, a
+//! table that does nothing else takes their place first.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
@@ -17,7 +17,7 @@ use strake_network::link::Netlink;
 
 use crate::{Error, api};
 
-/// Table with the empty NAT chain.
+/// Table that keeps connections translated.
 const KEEP_NAT: &str = "strake-keep-nat";
 const IPVS_DEVICE: &str = "kube-ipvs0";
 
@@ -43,16 +43,10 @@ pub async fn remove_kube_proxys() -> Result<Vec<String>, Error> {
         Some(tables) => {
             for (family, table) in tables.into_iter().filter(|(_, table)| table == "kube-proxy") {
                 // One transaction: at no instant is a connection without NAT.
-                let rules = format!(
-                    "add table {family} {KEEP_NAT}\n\
-                     add chain {family} {KEEP_NAT} postrouting {{ type nat hook postrouting priority 100 ; }}\n\
-                     delete table {family} {table}\n"
-                );
+                let rules = format!("{}delete table {family} {table}\n", keep_nat(&family));
                 feed("nft", &["-f", "-"], &rules)?;
                 told.push(format!("removed nftables table {family} {table}"));
-                told.push(format!(
-                    "  (table {family} {KEEP_NAT}, empty, keeps kube-proxy's connections translated; `strake agent cleanup` removes it)"
-                ));
+                told.push(kept(&family));
             }
         }
     }
@@ -68,14 +62,18 @@ pub async fn remove_kube_proxys() -> Result<Vec<String>, Error> {
                 None => told.push(format!("{backend} is not installed: no chain of it was looked for")),
                 Some(saved) => {
                     let plan = removal(&saved);
-                    if !plan.chains.is_empty() {
-                        feed(&format!("{backend}-restore"), &["--noflush"], &plan.input)?;
-                        told.push(format!(
-                            "removed {} chains and {} rules of {backend}",
-                            plan.chains.len(),
-                            plan.rules
-                        ));
+                    if plan.chains.is_empty() {
+                        continue;
                     }
+                    let family = if program == "iptables" { "ip" } else { "ip6" };
+                    let keeping = installed("nft");
+                    if keeping {
+                        feed("nft", &["-f", "-"], &keep_nat(family))?;
+                    }
+                    feed(&format!("{backend}-restore"), &["--noflush"], &plan.input)?;
+                    let (chains, rules) = (plan.chains.len(), plan.rules);
+                    told.push(format!("removed {chains} chains and {rules} rules of {backend}"));
+                    told.extend(keeping.then(|| kept(family)));
                 }
             }
         }
@@ -84,6 +82,21 @@ pub async fn remove_kube_proxys() -> Result<Vec<String>, Error> {
         told.push(format!("removed link {IPVS_DEVICE} (IPVS keeps its own table; `ipvsadm --clear` empties it)"));
     }
     Ok(told)
+}
+
+/// An empty NAT chain, so that the kernel goes on translating, and a look at the connection's state, so that it goes on
+/// tracking: either would end with the last rule that asks for it.
+fn keep_nat(family: &str) -> String {
+    format!(
+        "add table {family} {KEEP_NAT}\n\
+         add chain {family} {KEEP_NAT} postrouting {{ type nat hook postrouting priority 100 ; }}\n\
+         flush chain {family} {KEEP_NAT} postrouting\n\
+         add rule {family} {KEEP_NAT} postrouting ct state new\n"
+    )
+}
+
+fn kept(family: &str) -> String {
+    format!("  (table {family} {KEEP_NAT} keeps its connections translated; `strake agent cleanup` removes it)")
 }
 
 /// Chains with a fixed name that kube-proxy makes, in its iptables and IPVS modes.

@@ -6,7 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a bench that cannot be set up ends with the reason")]
 
 mod dns;
-mod peers;
 mod proxy;
 mod report;
 mod worker;

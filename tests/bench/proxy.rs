@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 
 use serde_json::json;
 use strake_tests::lab::{Helper, Lab, LabPod, NODE_IP};
+use strake_tests::peers::{self, PeerService};
 
-use crate::peers::{self, PeerService};
 use crate::report::{Report, Samples, print_head, print_row};
 use crate::{Scale, lab};
 
@@ -50,11 +50,18 @@ fn services(count: usize, web: &LabPod) -> Vec<PeerService> {
                 name: format!("s{number}"),
                 vip: Ipv4Addr::new(10, 96, high + 1, low),
                 port: 80,
+                node_port: None,
                 backends: (0..3).map(|i| (Ipv4Addr::new(10, 244, 100 + high * 3 + i, low), PORT)).collect(),
             }
         })
         .collect();
-    services.push(PeerService { name: "web".into(), vip: VIP, port: 80, backends: vec![(web.ip, PORT)] });
+    services.push(PeerService {
+        name: "web".into(),
+        vip: VIP,
+        port: 80,
+        node_port: None,
+        backends: vec![(web.ip, PORT)],
+    });
     services
 }
 

@@ -1,13 +1,123 @@
 //! The Service proxy alone, with kube-proxy's rights, on nodes whose Services nobody else of ours answers.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use strake_rig::{Room, process};
-use strake_tests::cluster::{Cluster, deploy_web, strake};
-use strake_tests::command::{Outcome, eventually, run};
+use strake_tests::cluster::{Cluster, deploy_web, kubectl, strake};
+use strake_tests::command::{Outcome, eventually, run, run_with};
+use strake_tests::peers::{self, PeerService};
+
+use crate::trouble::{load_pods, nothing_failed};
+
+/// One long connection through the NodePort and short ones beside it, from outside, for some seconds; how many of the
+/// short ones were answered. Panics when one was not, or when the long one paused or ended.
+fn outside(node: std::net::Ipv4Addr, seconds: u64) -> std::thread::JoinHandle<usize> {
+    let ask = move |path: &str| {
+        let mut stream = TcpStream::connect_timeout(&(node, 30080).into(), Duration::from_secs(3))?;
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")?;
+        Ok::<_, std::io::Error>(stream)
+    };
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut long = ask("/stream").unwrap();
+    std::thread::spawn(move || {
+        let watch = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while Instant::now() < until {
+                let read = long.read(&mut buffer).expect("the long connection from outside");
+                assert!(read > 0, "the long connection from outside was closed");
+            }
+        });
+        let mut answered = 0;
+        while Instant::now() < until {
+            let mut answer = String::new();
+            ask("/").and_then(|mut stream| stream.read_to_string(&mut answer)).expect("a connection from outside");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            answered += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        watch.join().unwrap();
+        answered
+    })
+}
+
+/// Connections stream through the rules of kube-proxy in a mode, ours takes over, the rules are removed.
+fn take_over(cluster: &Cluster, load: &[&str], rules: impl Fn(&PeerService, std::net::Ipv4Addr) -> String) -> Outcome {
+    let room = cluster.server();
+    deploy_web(cluster);
+    cluster.apply(SERVICES).text();
+    nobody_answers(cluster);
+    let pods = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].status.podIP}"]);
+    let backends = pods.text().split(' ').map(|ip| (ip.parse().unwrap(), 8080)).collect();
+    let vip = vip(cluster, "web").parse().unwrap();
+    let service = PeerService { name: "web".into(), vip, port: 80, node_port: Some(30080), backends };
+    let mut feed = room.command(load[0]);
+    feed.args(&load[1..]);
+    run_with(feed, &rules(&service, room.ip)).text();
+
+    cluster.apply(&load_pods(&vip.to_string(), 20)).text();
+    for pod in ["long", "short"] {
+        let running = ["--for=jsonpath={.status.phase}=Running", &format!("pod/{pod}"), "--timeout=60s"];
+        cluster.kubectl(&[&["wait"], &running[..]].concat()).text();
+    }
+    let outside = outside(room.ip, 15);
+    std::thread::sleep(Duration::from_secs(2));
+    let proxy = Proxy::start(cluster, room);
+    proxy.healthy();
+    std::thread::sleep(Duration::from_secs(2));
+    let mut cleanup = room.command(&strake().display().to_string());
+    cleanup.args(["agent", "cleanup", "--kube-proxy"]);
+    let removed = run(cleanup);
+    removed.text();
+    assert!(outside.join().unwrap() > 100);
+    nothing_failed(cluster);
+    // Again: there is nothing.
+    let mut cleanup = room.command(&strake().display().to_string());
+    cleanup.args(["agent", "cleanup", "--kube-proxy"]);
+    assert_eq!(run(cleanup).text(), "nothing to remove");
+    removed
+}
+
+/// A command's output in the node's room.
+fn in_room(cluster: &Cluster, words: &[&str]) -> Outcome {
+    let mut command = cluster.server().command(words[0]);
+    command.args(&words[1..]);
+    run(command)
+}
+
+#[test]
+fn connections_live_through_taking_over_from_kube_proxys_nftables() {
+    let cluster = Cluster::start_nodes("overnft", 1, &[], &["--components", "kubelet,network,dns"]);
+    let removed =
+        take_over(&cluster, &["nft", "-f", "-"], |service, node| peers::nftables(std::slice::from_ref(service), node));
+    assert!(removed.text().contains("removed nftables table ip kube-proxy"), "{removed}");
+    let tables = in_room(&cluster, &["nft", "list", "tables"]);
+    assert!(!tables.text().contains("kube-proxy") && tables.text().contains("strake-keep-nat"), "{tables}");
+    let root = bpf_root(cluster.server());
+    let strake = strake().display().to_string();
+    let ours = in_room(&cluster, &[&strake, "agent", "cleanup", "--uplink", "eth0", "--bpf-root", &root]);
+    assert!(ours.text().contains("strake-keep-nat"), "{ours}");
+    assert!(!in_room(&cluster, &["nft", "list", "tables"]).text().contains("strake"), "the NAT chain is left");
+}
+
+#[test]
+fn connections_live_through_taking_over_from_kube_proxys_iptables() {
+    let cluster = Cluster::start_nodes("oveript", 1, &[], &["--components", "kubelet,network,dns"]);
+    let removed =
+        take_over(&cluster, &["iptables-restore"], |service, _| peers::iptables(std::slice::from_ref(service)));
+    assert!(removed.text().contains("chains"), "{removed}");
+    let left = in_room(&cluster, &["iptables-save"]);
+    assert!(left.text().contains("-A INPUT -j KUBE-FIREWALL"), "the kubelet's own rule is gone: {left}");
+    for gone in ["KUBE-SERVICES", "KUBE-SVC", "KUBE-SEP", "KUBE-EXT", "KUBE-NODEPORTS"] {
+        assert!(!left.text().contains(gone), "{gone} is left: {left}");
+    }
+}
 
 /// What kube-proxy's manifests give it.
 const RIGHTS: &str = "
@@ -273,4 +383,47 @@ fn health_check_node_port(cluster: &Cluster, room: &Room) {
         let (code, body) = get(Command::new("curl"), &url);
         if code == "000" { Ok(()) } else { Err(format!("{code} {body}")) }
     });
+}
+
+/// Where the manifest and the chart are.
+fn deploy() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+#[test]
+fn the_manifest_and_the_chart_are_accepted_and_their_flags_are_known() {
+    let cluster = Cluster::start("deploy", 1);
+    let manifest = fs::read_to_string(deploy().join("proxy/daemonset.yaml")).unwrap();
+    let chart = deploy().join("charts/strake-proxy").display().to_string();
+    let helm = |args: &[&str]| {
+        let mut command = Command::new(kubectl("1.35.2").with_file_name("helm"));
+        command.args(args).env("HOME", cluster.data_dir());
+        run(command)
+    };
+    let server = "apiServer=https://192.0.2.1:6443";
+    helm(&["lint", "--strict", &chart, "--set", server]).text();
+    let without = helm(&["template", "strake-proxy", &chart]);
+    assert!(without.refusal().contains("apiServer is needed"), "{without}");
+    let set = ["--set", "uplink=eth0", "--set", "metricsBindAddress=0.0.0.0:10249"];
+    let template = ["template", "strake-proxy", &chart, "--namespace", "kube-system", "--set", server];
+    let rendered = helm(&[&template[..], &set].concat());
+
+    for yaml in [manifest.as_str(), rendered.text()] {
+        let dry = cluster.kubectl_command(&["apply", "--dry-run=server", "-o", "json", "-f", "-"]);
+        let accepted: Value = serde_json::from_str(run_with(dry, yaml).text()).unwrap();
+        let items = accepted["items"].as_array().unwrap();
+        let kinds: Vec<&str> = items.iter().map(|item| item["kind"].as_str().unwrap()).collect();
+        for kind in ["ServiceAccount", "ClusterRoleBinding", "ConfigMap", "DaemonSet"] {
+            assert!(kinds.contains(&kind), "{kinds:?}");
+        }
+        let daemonset = items.iter().find(|item| item["kind"] == "DaemonSet").unwrap();
+        let container = &daemonset["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["command"], json!(["strake", "agent"]));
+        // Every flag is one of the binary's: it gets as far as the kubeconfig, which is not there.
+        let mut start = cluster.server().command(&strake().display().to_string());
+        start.arg("agent").arg("--data-dir").arg(data_dir(cluster.server()));
+        let flags = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
+        start.args(flags.filter(|flag| !flag.starts_with("--uplink"))).arg("--uplink=eth0");
+        assert!(run(start).refusal().contains("/etc/strake/kubeconfig"), "{container}");
+    }
 }

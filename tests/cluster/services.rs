@@ -68,6 +68,16 @@ fn a_service_is_one_name_for_pods_nodes_and_the_host() {
     curl.args(["-sS", "--max-time", "5", &format!("http://{vip}/")]);
     assert!(run(curl).text().starts_with("web-"));
 
+    // Monitors find what kube-proxy has them expect, on every node.
+    for room in cluster.rooms() {
+        let mut healthz = Command::new("curl");
+        healthz.args(["-sSf", "--max-time", "5", &format!("http://{}:10256/healthz", room.ip)]);
+        assert!(run(healthz).text().contains("\"nodeEligible\":true"));
+        let mut metrics = room.command("curl");
+        metrics.args(["-sSf", "--max-time", "5", "http://127.0.0.1:10249/metrics"]);
+        assert!(run(metrics).text().contains("kubeproxy_sync_proxy_rules_duration_seconds_count"));
+    }
+
     // What an engineer sees.
     let flow = eventually("the connection is among the flows", || {
         let out = cluster.strake(&[

@@ -8,15 +8,15 @@ use strake_tests::command::eventually;
 
 /// One long and fifty short connections a second, from inside the client Pod. `kubectl exec` would die with the
 /// agent, so the load is a Pod of its own whose log is read afterwards.
-fn load_pods(seconds: u64) -> String {
+pub fn load_pods(host: &str, seconds: u64) -> String {
     let pod = |name: &str, args: &str| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
              - {{name: c, image: 'strake.io/demo:1', args: [{args}]}}\n---\n"
         )
     };
-    pod("long", &format!("stream, 'http://web/stream', '--seconds', '{seconds}'"))
-        + &pod("short", &format!("load, 'http://web', '--rate', '50', '--seconds', '{seconds}'"))
+    pod("long", &format!("stream, 'http://{host}/stream', '--seconds', '{seconds}'"))
+        + &pod("short", &format!("load, 'http://{host}', '--rate', '50', '--seconds', '{seconds}'"))
 }
 
 /// What a load Pod counted; it ends as Failed when anything failed, so both ends are waited for.
@@ -34,7 +34,7 @@ fn result(cluster: &Cluster, pod: &str) -> Value {
 }
 
 fn start_load(cluster: &Cluster, seconds: u64) {
-    cluster.apply(&load_pods(seconds)).text();
+    cluster.apply(&load_pods("web", seconds)).text();
     for pod in ["long", "short"] {
         cluster
             .kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("pod/{pod}"), "--timeout=60s"])
@@ -42,7 +42,7 @@ fn start_load(cluster: &Cluster, seconds: u64) {
     }
 }
 
-fn nothing_failed(cluster: &Cluster) {
+pub fn nothing_failed(cluster: &Cluster) {
     let long = result(cluster, "long");
     assert_eq!(long["alive"], true, "{long}");
     let short = result(cluster, "short");
@@ -81,7 +81,7 @@ fn connections_live_through_a_killed_and_returning_agent() {
 fn no_new_connection_fails_when_a_backend_is_deleted() {
     let cluster = Cluster::start("backend", 1);
     deploy_web(&cluster);
-    cluster.apply(&load_pods(15)).text();
+    cluster.apply(&load_pods("web", 15)).text();
     cluster.kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", "pod/short", "--timeout=60s"]).text();
     let victim = cluster
         .kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].metadata.name}"])

@@ -87,7 +87,7 @@ impl Kernel {
     pub fn configure(&mut self, edit: impl FnOnce(&mut Config)) -> Result<()> {
         let mut value = Config {
             abi_version: ABI_VERSION,
-            flags: config::MASQUERADE | config::DNS | config::TRACK_ALL | config::EVENTS,
+            flags: config::MASQUERADE | config::DNS | config::TRACK_ALL | config::EVENTS | config::DIRECT,
             node_ip: Addr4::new(NODE),
             cluster_dns: Addr4::new(DNS),
             pod_gateway: Addr4::new(GATEWAY),

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod command;
 pub mod lab;
 pub mod net_helper;
+pub mod peers;
 
 pub use cluster::Cluster;
 pub use command::{Outcome, eventually, run};

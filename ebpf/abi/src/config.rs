@@ -15,6 +15,8 @@ pub const DNS: u32 = 1 << 1;
 pub const TRACK_ALL: u32 = 1 << 2;
 /// Send events (connect, open, close, drop). Counters run in any case.
 pub const EVENTS: u32 = 1 << 3;
+/// Hand packets between Pods of the node straight over, past its routing. Off where another proxy translates them there.
+pub const DIRECT: u32 = 1 << 4;
 
 /// Global of the programs, a `u8` in `.rodata` that the loader overrides with 1 where the kernel has the helper
 /// `bpf_set_retval` for `cgroup/connect4` (5.18): a connect() to a Service without endpoints then fails with
@@ -27,7 +29,7 @@ abi_struct! {
     pub struct Config: 88 {
         /// [`crate::ABI_VERSION`] of the agent that wrote the maps.
         pub abi_version: u32 = 0,
-        /// [`MASQUERADE`], [`DNS`], [`TRACK_ALL`], [`EVENTS`].
+        /// [`MASQUERADE`], [`DNS`], [`TRACK_ALL`], [`EVENTS`], [`DIRECT`].
         pub flags: u32 = 4,
         /// Address of the uplink: the source of masqueraded traffic and of NodePort traffic to remote backends.
         pub node_ip: Addr4 = 8,

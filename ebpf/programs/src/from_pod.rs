@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use strake_abi::config::{Config, DNS, TRACK_ALL};
+use strake_abi::config::{Config, DIRECT, DNS, TRACK_ALL};
 use strake_abi::conntrack::{
     BORDER_POD, CT_HAIRPIN, CT_SOCKET, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_REPLY, Tuple4,
 };
@@ -68,6 +68,9 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
     let key = packet.key(BORDER_POD);
     if let Some(row) = track::find(&key) {
         if row.direction == DIRECTION_REPLY && row.flags & CT_HAIRPIN == 0 {
+            if config.flags & DIRECT == 0 {
+                return Ok(PASS);
+            }
             return answer(skb, &key, row, packet, now_s);
         }
         if track::is_live(config, &key, row, packet.tcp_flags, now_s)
@@ -75,10 +78,10 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
         {
             track::touch(Hook::FromPod, &key, row, packet, now_s);
             if row.flags & CT_TRANSLATED == 0 {
-                return Ok(deliver(skb, packet.ip.dst));
+                return Ok(deliver(skb, config, packet.ip.dst));
             }
             let (to, flags) = (row.to, row.flags);
-            return forward(skb, packet, &to, flags);
+            return forward(skb, config, packet, &to, flags);
         }
     }
     Ok(open(skb, work, endpoint, config, now))
@@ -108,7 +111,10 @@ fn answer(
 /// Straight into the Pod of this node that has the address: past the routing of the node, the queue of the veth, and
 /// `to_pod`. What is for anybody else is left to the routing. No hop is counted: both ends are on one link, so to say.
 #[inline(never)]
-fn deliver(skb: Skb, dst: Addr4) -> Action {
+fn deliver(skb: Skb, config: &Config, dst: Addr4) -> Action {
+    if config.flags & DIRECT == 0 {
+        return PASS;
+    }
     let Some(ifindex) = get!(ENDPOINTS_BY_IP, &dst) else { return PASS };
     let Some(endpoint) = get!(ENDPOINTS, ifindex) else { return PASS };
     settle(enter(skb, endpoint, *ifindex))
@@ -143,13 +149,13 @@ fn is_orphan(protocol: u8, flags: u16, service_id: u32, backend_id: u32) -> bool
 }
 
 #[inline(always)]
-fn forward(skb: Skb, packet: &Packet, to: &Tuple4, flags: u16) -> Result<Action, DropReason> {
+fn forward(skb: Skb, config: &Config, packet: &Packet, to: &Tuple4, flags: u16) -> Result<Action, DropReason> {
     apply(skb, packet, to)?;
     if flags & CT_HAIRPIN != 0 {
         turn_ethernet(skb, &packet.head)?;
         return Ok(into_pod(skb.ifindex()));
     }
-    Ok(deliver(skb, to.dst))
+    Ok(deliver(skb, config, to.dst))
 }
 
 /// The first packet of a flow, or one that no row speaks for.
@@ -176,7 +182,7 @@ fn open(skb: Skb, work: &mut Work, endpoint: &Endpoint, config: &Config, now: u6
     if wanted && work.packet.ip.fragment != Fragment::Later {
         return settle(open_direct(skb, work, config, now));
     }
-    deliver(skb, dst)
+    deliver(skb, config, dst)
 }
 
 /// A flow that is not to be translated here. It is written down so that a Service's flow with the same ends is seen to
@@ -202,7 +208,7 @@ fn open_direct(skb: Skb, work: &mut Work, config: &Config, now: u64) -> Result<A
     if work.new.row.flags & CT_TRANSLATED != 0 {
         apply(skb, &work.packet, &work.new.row.to)?;
     }
-    Ok(deliver(skb, work.packet.ip.dst))
+    Ok(deliver(skb, config, work.packet.ip.dst))
 }
 
 #[inline(never)]
@@ -238,5 +244,5 @@ fn opened(skb: Skb, work: &mut Work, config: &Config) -> Result<Action, DropReas
     track::open(config, work)?;
     count(Counter::ServiceOpened);
     report::opened(Hook::FromPod, work.packet.ip.proto, &work.new.key.tuple, &work.new.row);
-    forward(skb, &work.packet, &work.new.row.to, work.new.row.flags)
+    forward(skb, config, &work.packet, &work.new.row.to, work.new.row.flags)
 }

@@ -113,7 +113,9 @@ fn node_config(config: &Config, node: &NodeView, runtime: Runtime) -> abi_config
         flags: flag(config.masquerade && runtime.uplink_ifindex != 0 && node.ip.is_some(), abi_config::MASQUERADE)
             | flag(config.dns, abi_config::DNS)
             | flag(config.track_all, abi_config::TRACK_ALL)
-            | flag(config.events, abi_config::EVENTS),
+            | flag(config.events, abi_config::EVENTS)
+            // Another proxy's translation sits between the Pods, in the node's own stack.
+            | flag(config.services, abi_config::DIRECT),
         node_ip: node.ip.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
         cluster_dns: if config.dns { config.cluster_dns } else { Ipv4Addr::UNSPECIFIED }.into(),
         pod_gateway: config.pod_gateway.into(),

@@ -12,6 +12,7 @@ pub struct PeerService {
     pub name: String,
     pub vip: Ipv4Addr,
     pub port: u16,
+    pub node_port: Option<u16>,
     pub backends: Vec<(Ipv4Addr, u16)>,
 }
 
@@ -34,7 +35,6 @@ set nodeport-ips {{ type ipv4_addr; elements = {{ {node_ip} }} }}
 map no-endpoint-services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
 map no-endpoint-nodeports {{ type inet_proto . inet_service : verdict; }}
 map firewall-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
-map service-nodeports {{ type inet_proto . inet_service : verdict; }}
 ",
         hairpin.join(", "),
         vips.join(", "),
@@ -49,10 +49,19 @@ map service-nodeports {{ type inet_proto . inet_service : verdict; }}
             service.name,
             list.join(", ")
         );
+        let _ = writeln!(
+            out,
+            "chain external-{0} {{\n  meta mark set meta mark | 0x4000\n  goto service-{0}\n}}",
+            service.name
+        );
     }
+    let ports = services.iter().filter_map(|s| Some(format!("tcp . {} : goto external-{}", s.node_port?, s.name)));
+    let ports: Vec<String> = ports.collect();
+    let ports = if ports.is_empty() { String::new() } else { format!("elements = {{ {} }}", ports.join(", ")) };
     let _ = write!(
         out,
-        "map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ {} }} }}
+        "map service-nodeports {{ type inet_proto . inet_service : verdict; {ports} }}
+map service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ {} }} }}
 chain nodeport-endpoints-check {{ ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports; }}
 chain service-endpoints-check {{ ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }}
 chain firewall-check {{ ip daddr . meta l4proto . th dport vmap @firewall-ips; }}
@@ -139,6 +148,13 @@ COMMIT
             rules,
             "-A {chain} ! -s {POD_CIDR} -d {vip}/32 -p tcp {comment} -m tcp --dport {port} -j KUBE-MARK-MASQ"
         );
+        if let Some(port) = service.node_port {
+            let external = format!("KUBE-EXT-{number:016}");
+            let _ = writeln!(chains, ":{external} - [0:0]");
+            let _ = writeln!(rules, "-A KUBE-NODEPORTS -p tcp {comment} -m tcp --dport {port} -j {external}");
+            let _ = writeln!(rules, "-A {external} {comment} -j KUBE-MARK-MASQ");
+            let _ = writeln!(rules, "-A {external} -j {chain}");
+        }
         let count = service.backends.len();
         for (index, (ip, to)) in service.backends.iter().enumerate() {
             let endpoint = format!("KUBE-SEP-{endpoints:016}");
