@@ -1,10 +1,26 @@
-//! IPv6 sockets: IPv4 Services by mapped addresses.
+//! IPv6 sockets: IPv4 Services by mapped addresses, and Services of IPv6.
+
+use std::net::Ipv6Addr;
 
 use serde_json::json;
 use strake_datapath::ApplyOutcome;
-use strake_tests::lab::NODE_IP;
+use strake_tests::lab::{Helper, Lab, NODE_IP, NODE_IP6, OUTSIDE_IP6};
 
 use crate::{VIP, alone, lab};
+
+const VIP6: &str = "fd00:96::7";
+/// Addresses of a Pod's own.
+const FIVE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 5);
+const SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 6);
+
+fn ready(mut server: Helper) -> Helper {
+    assert_eq!(server.line(), "ready");
+    server
+}
+
+fn outside(lab: &Lab, port: u16) -> Helper {
+    ready(lab.outside(&["serve", &format!("[{OUTSIDE_IP6}]:{port}"), "world"]))
+}
 
 #[test]
 fn an_ipv6_socket_reaches_an_ipv4_service_by_its_mapped_address() {
@@ -94,4 +110,122 @@ fn an_ipv6_udp_socket_leaves_a_removed_backend_at_once() {
     }
     let answer = lab.in_pod(&client, &["udp", &vip]).line();
     assert!(answer.starts_with("two "), "{answer}");
+}
+
+#[test]
+fn each_address_of_a_dual_stack_service_leads_to_endpoints_of_its_family() {
+    let _alone = alone();
+    let mut lab = lab();
+    lab.with_ipv6();
+    let web = lab.pod("web");
+    let extra = json!({
+        "type": "NodePort", "clusterIPs": [VIP, VIP6], "externalIPs": ["2001:db8::7"],
+        "ports": [{"port": 80, "nodePort": 30080}],
+    });
+    lab.service("web", VIP, "TCP", 80, extra, &[(web.ip, 8080)]);
+    lab.endpoints6("web", "TCP", &[(OUTSIDE_IP6, 8080)]);
+    let datapath = lab.start();
+    let _servers = [lab.serve(&web, 8080), outside(&lab, 8080)];
+    let on_node = |addr: &str| lab.on_node(&["tcp", addr]).line();
+    let answer = on_node(&format!("{VIP}:80"));
+    assert!(answer.starts_with("web "), "{answer}");
+    for addr in
+        [format!("[{VIP6}]:80"), "[2001:db8::7]:80".to_owned(), format!("[{NODE_IP6}]:30080"), "[::1]:30080".to_owned()]
+    {
+        let answer = on_node(&addr);
+        assert!(answer.starts_with(&format!("world [{NODE_IP6}]:")), "{addr}: {answer}");
+        assert!(answer.ends_with(&format!("as {addr}")), "getpeername shows the backend: {answer}");
+    }
+    let trace = datapath.trace(&strake_state::ObjectName::new("default", "web")).unwrap();
+    let text = trace.to_string();
+    assert!(text.contains(&format!("SERVICES_V6[[{VIP6}]:80/TCP internal]")), "{text}");
+    assert!(text.contains(&format!("[{OUTSIDE_IP6}]:8080")), "{text}");
+    assert!(text.contains("packets from the network have no IPv6 path yet"), "{text}");
+    let status = datapath.status().unwrap();
+    let entries = |name: &str| status.maps.iter().find(|map| map.map == name).unwrap().entries;
+    assert_eq!((entries("SERVICES_V6"), entries("NODES_V6")), (3, 2));
+    assert_eq!(status.counters["service_opened"], 0);
+    lab.stop();
+    lab.start();
+    assert!(matches!(lab.apply(), ApplyOutcome::Unchanged), "a restart must find the rows of both families again");
+}
+
+#[test]
+fn ipv6_datagrams_come_from_the_vip_and_their_sockets_leave_a_removed_backend_at_once() {
+    let _alone = alone();
+    let mut lab = lab();
+    lab.with_ipv6();
+    let pod = lab.pod("pod");
+    lab.addresses6(&pod, &[FIVE, SIX]);
+    // A client in each network namespace, with a backend there to go to and one to leave.
+    lab.service("log", VIP6, "UDP", 514, json!({}), &[]);
+    lab.service("out", "fd00:96::8", "UDP", 514, json!({}), &[]);
+    lab.endpoints6("log", "UDP", &[(FIVE, 5514)]);
+    lab.endpoints6("out", "UDP", &[(OUTSIDE_IP6, 5514)]);
+    let datapath = lab.start();
+    let mut servers = vec![outside(&lab, 5514)];
+    for (addr, name) in [(FIVE, "five"), (SIX, "six")] {
+        servers.push(ready(lab.in_pod(&pod, &["serve", &format!("[{addr}]:5514"), name])));
+    }
+    servers.push(ready(lab.on_node(&["serve", &format!("[{NODE_IP6}]:5514"), "node"])));
+    let (log, out) = (format!("[{VIP6}]:514"), "[fd00:96::8]:514".to_owned());
+    let start = |how: &str| [lab.in_pod(&pod, &[how, &log]), lab.on_node(&[how, &out])];
+    let (mut connected, mut unconnected) = (start("udp-connected"), start("udp-long"));
+    for (i, (vip, first)) in [(&log, "five "), (&out, "world ")].into_iter().enumerate() {
+        assert_eq!(connected[i].line(), format!("connected {vip}"));
+        assert!(connected[i].ask("").starts_with(first));
+        for _ in 0..2 {
+            let answer = unconnected[i].ask("");
+            assert!(answer.starts_with(first) && answer.ends_with(&format!(" from {vip}")), "{answer}");
+        }
+    }
+    let counters = datapath.status().unwrap().counters;
+    assert_eq!((counters["sock_connect_translated"], counters["sock_sendmsg_translated"]), (2, 4));
+
+    lab.endpoints6("log", "UDP", &[(SIX, 5514)]);
+    lab.endpoints6("out", "UDP", &[(NODE_IP6, 5514)]);
+    let ApplyOutcome::Applied(applied) = lab.apply() else { panic!("nothing applied") };
+    assert_eq!(applied.swept.sockets, 2, "one in each network namespace: {applied:?}");
+    assert_eq!(applied.swept.rows, 2 + 2 * 2, "two connected sockets, two unconnected with two rows each");
+    for (i, (vip, then)) in [(&log, "six "), (&out, "node ")].into_iter().enumerate() {
+        let answer = connected[i].ask("");
+        assert!(answer.starts_with("error "), "it still talks to the removed backend: {answer}");
+        let answer = unconnected[i].ask("");
+        assert!(answer.starts_with(then) && answer.ends_with(&format!(" from {vip}")), "{answer}");
+    }
+}
+
+#[test]
+fn affinity_and_refusals_are_those_of_ipv4() {
+    let _alone = alone();
+    let mut lab = lab();
+    lab.with_ipv6();
+    let pod = lab.pod("pod");
+    lab.addresses6(&pod, &[FIVE, SIX]);
+    lab.service("web", VIP6, "TCP", 80, json!({"sessionAffinity": "ClientIP"}), &[]);
+    lab.endpoints6("web", "TCP", &[(FIVE, 8080), (SIX, 8080)]);
+    lab.service("each", "fd00:96::9", "TCP", 80, json!({}), &[]);
+    lab.endpoints6("each", "TCP", &[(FIVE, 8080), (SIX, 8080)]);
+    lab.service("none", "fd00:96::8", "TCP", 80, json!({}), &[]);
+    let datapath = lab.start();
+    let serve = |addr: Ipv6Addr, name: &str| ready(lab.in_pod(&pod, &["serve", &format!("[{addr}]:8080"), name]));
+    let _servers = [serve(FIVE, "five"), serve(SIX, "six")];
+    let many = |vip: &str| lab.in_pod(&pod, &["tcp-many", &format!("[{vip}]:80"), "40", "0"]).line();
+    assert_eq!(many("fd00:96::9"), "done 40 failed 0  names five,six");
+    let sticky = many(VIP6);
+    assert!(sticky.starts_with("done 40 failed 0  names ") && !sticky.contains(','), "{sticky}");
+    assert_eq!(datapath.status().unwrap().counters["affinity_hit"], 39);
+    assert_eq!(lab.in_pod(&pod, &["tcp", "[fd00:96::8]:80"]).line(), "error ConnectionRefused");
+    assert_eq!(lab.on_node(&["tcp", "[fd00:96::8]:80"]).line(), "error ConnectionRefused");
+
+    // The packet path has no IPv6: a Pod that opted out is told so, and reaches nothing by accident.
+    lab.opt_out(&pod);
+    lab.apply();
+    let warnings = datapath.status().unwrap().warnings;
+    assert!(
+        warnings.iter().any(|w| w.object == "default/pod" && w.message.contains("no IPv6 Service")),
+        "{warnings:?}"
+    );
+    assert!(lab.in_pod(&pod, &["tcp", &format!("[{VIP6}]:80")]).line().starts_with("error "));
+    assert!(datapath.status().unwrap().counters["sock_opted_out"] > 0);
 }

@@ -15,8 +15,10 @@ use strake_abi::config::{self, Config};
 use strake_abi::conntrack::{CONNTRACK, Conntrack, ConntrackKey};
 use strake_abi::endpoint::{ENDPOINTS, Endpoint, NODE_LOCAL, NODE_REMOTE, NODES};
 use strake_abi::flow::{COUNTERS, Counter, DROPS, DropReason, EVENTS, FlowEvent};
-use strake_abi::service::{BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, Service, ServiceKey};
-use strake_abi::{ABI_VERSION, Addr4, Cidr4, Port, proto};
+use strake_abi::service::{
+    BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, SERVICES_V6, Service, ServiceKey, ServiceKey6,
+};
+use strake_abi::{ABI_VERSION, Addr4, Addr6, Cidr4, Port, proto};
 
 /// Loopback, which exists everywhere.
 pub const IFINDEX: u32 = 1;
@@ -134,13 +136,22 @@ impl Kernel {
 
     /// A frontend with backends at `base` of the array; members too.
     pub fn service(&mut self, key: ServiceKey, service: Service, backends: &[Backend]) -> Result<()> {
+        self.service6(key.into(), service, backends)
+    }
+
+    /// The same for a frontend of either family.
+    pub fn service6(&mut self, key: ServiceKey6, service: Service, backends: &[Backend]) -> Result<()> {
         for (i, backend) in backends.iter().enumerate() {
             self.set(BACKENDS, service.backend_base + i as u32, *backend)?;
             let member = MemberKey { service_id: service.id, backend_id: backend.id };
             self.insert(MEMBERS, member, *backend)?;
         }
         let count = backends.len() as u32;
-        self.insert(SERVICES, key, Service { backend_count: count, ..service })
+        let service = Service { backend_count: count, ..service };
+        match key.v4() {
+            Some(key) => self.insert(SERVICES, key, service),
+            None => self.insert(SERVICES_V6, key, service),
+        }
     }
 
     /// Runs a frame through a program.
@@ -207,7 +218,11 @@ pub fn frontend(addr: [u8; 4], port: u16, protocol: u8) -> ServiceKey {
 }
 
 pub fn backend(addr: [u8; 4], port: u16, flags: u8, id: u32) -> Backend {
-    Backend { addr: Addr4::new(addr), port: Port::new(port), flags, reserved: 0, id }
+    backend6(Addr4::new(addr), port, flags, id)
+}
+
+pub fn backend6(addr: impl Into<Addr6>, port: u16, flags: u8, id: u32) -> Backend {
+    Backend { addr: addr.into(), port: Port::new(port), flags, reserved: 0, id }
 }
 
 pub const SYN: u8 = 2;

@@ -106,7 +106,7 @@ pub struct Room {
     cgroup: Cgroup,
 }
 
-fn ip(args: &str) -> Result<()> {
+pub fn ip(args: &str) -> Result<()> {
     let output = Command::new("ip").args(args.split(' ')).output().context("running ip")?;
     ensure!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())

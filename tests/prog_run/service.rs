@@ -38,7 +38,7 @@ fn a_connection_stays_with_its_backend_and_its_answers_come_from_the_vip() -> Re
     let mut kernel = with_web(&backends)?;
     let first = open(&mut kernel, CLIENT)?;
     assert_eq!(first.src, CLIENT);
-    assert!(backends.iter().any(|b| b.addr.octets() == first.dst.0 && first.dst.1 == 8080));
+    assert!(backends.iter().any(|b| b.addr.v4() == Some(Addr4::new(first.dst.0)) && first.dst.1 == 8080));
 
     for payload in [&b""[..], b"GET / HTTP/1.0\r\n\r\n", b"odd"] {
         let out = kernel.run("from_pod", &tcp(CLIENT, WEB, ACK, payload))?;
@@ -114,7 +114,7 @@ fn every_backend_is_chosen_and_only_those_of_the_slice() -> Result<()> {
     let mut hits = [0; 3];
     for port in 0..300 {
         let dst = open(&mut kernel, (POD, 20000 + port))?.dst;
-        let which = backends.iter().position(|b| (b.addr.octets(), b.port.get()) == dst);
+        let which = backends.iter().position(|b| (b.addr.ip(), b.port.get()) == (dst.0.into(), dst.1));
         hits[which.unwrap_or_else(|| panic!("{dst:?} is of another slice"))] += 1;
     }
     assert!(hits.iter().all(|n| *n > 50), "{hits:?}");

@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const OUTSIDE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+pub const NODE_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0, 0, 0, 0, 0, 1);
+pub const OUTSIDE_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0, 0, 0, 0, 0, 0x100);
 const GATEWAY: &str = "169.254.1.1";
 
 /// Runs a command to its end; panics with its output when it fails.
@@ -238,6 +240,27 @@ impl Lab {
         pod
     }
 
+    /// Gives the node and the machine outside an IPv6 address each, and says so in the Node object.
+    pub fn with_ipv6(&mut self) {
+        ip(&format!("-n {} addr add {NODE_IP6}/64 dev up0 nodad", self.node));
+        ip(&format!("-n {} addr add {OUTSIDE_IP6}/64 dev eth0 nodad", self.outside));
+        self.put(json!({
+            "kind": "Node",
+            "metadata": {"name": "n1"},
+            "spec": {"podCIDR": "10.244.0.0/24"},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": NODE_IP}, {"type": "InternalIP", "address": NODE_IP6},
+            ]},
+        }));
+    }
+
+    /// Gives a Pod IPv6 addresses that it reaches without its veth, whose programs have no IPv6 yet.
+    pub fn addresses6(&self, pod: &LabPod, addresses: &[Ipv6Addr]) {
+        for address in addresses {
+            ip(&format!("-n {} addr add {address}/128 dev lo", pod.netns));
+        }
+    }
+
     /// The Pod says `strake.io/socket-lb: disabled`.
     pub fn opt_out(&mut self, pod: &LabPod) {
         self.put(pod_object(pod, true));
@@ -272,6 +295,22 @@ impl Lab {
         }
         self.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": name}, "spec": spec}));
         self.endpoints(name, protocol, backends);
+    }
+
+    /// Replaces the IPv6 endpoints of a Service.
+    pub fn endpoints6(&mut self, service: &str, protocol: &str, backends: &[(Ipv6Addr, u16)]) {
+        let port = backends.first().map_or(1, |backend| backend.1);
+        let endpoints: Vec<Value> = backends.iter().map(|(ip, _)| json!({"addresses": [ip]})).collect();
+        self.put(json!({
+            "kind": "EndpointSlice",
+            "metadata": {
+                "namespace": "default", "name": format!("{service}-v6"),
+                "labels": {"kubernetes.io/service-name": service},
+            },
+            "addressType": "IPv6",
+            "ports": [{"name": "", "protocol": protocol, "port": port}],
+            "endpoints": endpoints,
+        }));
     }
 
     /// Replaces the endpoints of a Service.

@@ -25,6 +25,7 @@ pub fn main(arguments: &[String]) -> i32 {
         ["tcp-many", addr, count, pause_ms] => tcp_many(addr, number(count), number(pause_ms)),
         ["tcp-long", addr] => tcp_long(addr),
         ["udp", addr] => udp(addr),
+        ["udp-long", addr] => udp_long(addr),
         ["udp-connected", addr] => udp_connected(addr),
         ["dns", server, name, kind] => dns(server, name, number(kind) as u16),
         ["spoof", source, destination] => spoof(source, destination),
@@ -166,6 +167,21 @@ fn udp(addr: &str) -> io::Result<()> {
         let mut buffer = [0; 1500];
         let (length, from) = socket.recv_from(&mut buffer)?;
         say(&format!("{} from {from}", String::from_utf8_lossy(&buffer[..length])));
+    }
+    Ok(())
+}
+
+/// An unconnected socket; a line of input is one exchange.
+fn udp_long(addr: &str) -> io::Result<()> {
+    let addr = address(addr);
+    let socket = socket_for(addr)?;
+    for line in io::stdin().lock().lines() {
+        line?;
+        let mut buffer = [0; 1500];
+        match socket.send_to(b"?", addr).and_then(|_| socket.recv_from(&mut buffer)) {
+            Ok((length, from)) => say(&format!("{} from {from}", String::from_utf8_lossy(&buffer[..length]))),
+            Err(error) => say(&format!("error {:?}", error.kind())),
+        }
     }
     Ok(())
 }

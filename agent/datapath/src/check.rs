@@ -4,11 +4,12 @@
 //! May not know: how a `Desired` is made or applied.
 
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
-use strake_abi::addr::Addr4;
+use strake_abi::addr::{Addr4, Addr6};
 use strake_abi::dns::{DNS_HAS_A, NAME_MAX};
 use strake_abi::proto;
-use strake_abi::service::{SCOPE_EXTERNAL, SERVICE_NODE_PORT, ServiceKey};
+use strake_abi::service::{SCOPE_EXTERNAL, SERVICE_NODE_PORT, ServiceKey6};
 use strake_logic::dns::table::WireName;
 
 use crate::config::MapSizes;
@@ -28,16 +29,20 @@ pub enum Violation {
     MalformedKey { key: String },
     #[error("frontend {key} is of another protocol than its set {owner}")]
     ProtocolMismatch { key: String, owner: String },
-    #[error("frontend {key}: only a NodePort, within {first}-{last}, has the address 0.0.0.0, and it has no other")]
+    #[error("frontend {key} is of another family than a backend of its set {owner}")]
+    FamilyMismatch { key: String, owner: String },
+    #[error(
+        "frontend {key}: only a NodePort, within {first}-{last}, has the address 0.0.0.0 or ::, and it has no other"
+    )]
     NodePortAddress { key: String, first: u16, last: u16 },
     #[error("frontend {key} is the cluster DNS address, which is not load-balanced")]
     ClusterDns { key: String },
     #[error("set {owner}: protocol {proto} is neither TCP nor UDP")]
     Protocol { owner: String, proto: u8 },
-    #[error("set {owner}: backend {addr}:{port} is not an address a packet can be sent to")]
-    BackendAddress { owner: String, addr: Addr4, port: u16 },
-    #[error("set {owner}: backends are not in order or not unique at {addr}:{port}")]
-    BackendOrder { owner: String, addr: Addr4, port: u16 },
+    #[error("set {owner}: backend {backend} is not an address a packet can be sent to")]
+    BackendAddress { owner: String, backend: SocketAddr },
+    #[error("set {owner}: backends are not in order or not unique at {backend}")]
+    BackendOrder { owner: String, backend: SocketAddr },
     #[error("set {owner}: affinity of {seconds} s is longer than {AFFINITY_MAX_S} s")]
     Affinity { owner: String, seconds: u32 },
     #[error("name row {row}: length {length} is not within 1..={NAME_MAX} or its hash is not its key")]
@@ -64,8 +69,11 @@ pub fn check(desired: &Desired, sizes: &MapSizes) -> Result<(), Vec<Violation>> 
     let members: usize =
         desired.sets.iter().filter(|set| set.sticky()).map(|s| s.backends.len() + s.lingering.len()).sum();
     let backends = desired.sets.iter().map(|set| set.backends.len()).sum();
+    let v6 = desired.frontends.iter().filter(|frontend| frontend.key.v4().is_none()).count();
+    let v4 = desired.frontends.len() - v6;
     for (map, needed, room) in [
-        (strake_abi::service::SERVICES, desired.frontends.len() + desired.cluster_ips.len(), sizes.services),
+        (strake_abi::service::SERVICES, v4 + desired.cluster_ips.len(), sizes.services),
+        (strake_abi::service::SERVICES_V6, v6, sizes.services_v6),
         (strake_abi::service::BACKENDS, backends, sizes.backends),
         (strake_abi::service::MEMBERS, members, sizes.members),
         (strake_abi::dns::DNS_NAMES, desired.names.len(), sizes.dns_names),
@@ -103,14 +111,13 @@ fn sets(desired: &Desired, violations: &mut Vec<Violation>) {
         for list in [&set.backends, &set.lingering] {
             let mut last: Option<&Target> = None;
             for target in list {
-                let (addr, port) = (target.addr, target.port.get());
-                let first = addr.octets()[0];
-                if first == 0 || first == 127 || first >= 224 || port == 0 {
-                    violations.push(Violation::BackendAddress { owner: owner(), addr, port });
+                let backend = target.end();
+                if !is_reachable(backend.ip()) || backend.port() == 0 {
+                    violations.push(Violation::BackendAddress { owner: owner(), backend });
                 }
                 let ordered = last.is_none_or(|last| last.order() < target.order());
                 if !ordered || !seen.insert(target.order()) {
-                    violations.push(Violation::BackendOrder { owner: owner(), addr, port });
+                    violations.push(Violation::BackendOrder { owner: owner(), backend });
                 }
                 last = Some(target);
             }
@@ -118,11 +125,22 @@ fn sets(desired: &Desired, violations: &mut Vec<Violation>) {
     }
 }
 
+/// Whether a packet to the address can leave this machine by routes alone.
+fn is_reachable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let first = ip.octets()[0];
+            first != 0 && first != 127 && first < 224
+        }
+        IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local()),
+    }
+}
+
 fn frontends(desired: &Desired, violations: &mut Vec<Violation>) {
-    let mut seen: HashSet<ServiceKey> = HashSet::new();
+    let mut seen: HashSet<ServiceKey6> = HashSet::new();
     for frontend in &desired.frontends {
         let key = || ShowKey(&frontend.key).to_string();
-        let ServiceKey { addr, port, proto, scope } = frontend.key;
+        let ServiceKey6 { addr, port, proto, scope } = frontend.key;
         if !seen.insert(frontend.key) {
             violations.push(Violation::DuplicateFrontend { key: key() });
         }
@@ -131,10 +149,11 @@ fn frontends(desired: &Desired, violations: &mut Vec<Violation>) {
         }
         let (first, last) = (desired.config.node_port_min, desired.config.node_port_max);
         let is_node_port = frontend.flags & SERVICE_NODE_PORT != 0;
-        if is_node_port != (addr == Addr4::ANY) || (is_node_port && !(first..=last).contains(&port.get())) {
+        let is_any = addr == Addr6::ANY || addr.v4() == Some(Addr4::ANY);
+        if is_node_port != is_any || (is_node_port && !(first..=last).contains(&port.get())) {
             violations.push(Violation::NodePortAddress { key: key(), first, last });
         }
-        if addr == desired.config.cluster_dns && addr != Addr4::ANY {
+        if addr.v4() == Some(desired.config.cluster_dns) && !is_any {
             violations.push(Violation::ClusterDns { key: key() });
         }
         match desired.sets.get(frontend.set) {
@@ -144,7 +163,12 @@ fn frontends(desired: &Desired, violations: &mut Vec<Violation>) {
             Some(set) if set.proto != proto => {
                 violations.push(Violation::ProtocolMismatch { key: key(), owner: set.owner.to_string() });
             }
-            Some(_) => {}
+            Some(set) => {
+                let mut backends = set.backends.iter().chain(&set.lingering);
+                if backends.any(|target| target.addr.v4().is_some() != addr.v4().is_some()) {
+                    violations.push(Violation::FamilyMismatch { key: key(), owner: set.owner.to_string() });
+                }
+            }
         }
     }
 }

@@ -93,11 +93,14 @@ impl Config {
 pub struct MapSizes {
     /// Frontends: about two for a ClusterIP port, two more for its NodePort.
     pub services: u32,
+    pub services_v6: u32,
     pub backends: u32,
     pub members: u32,
     pub affinity: u32,
     pub sock_flows: u32,
     pub sock_nat: u32,
+    pub sock_flows_v6: u32,
+    pub sock_nat_v6: u32,
     pub conntrack: u32,
     pub endpoints: u32,
     pub nodes: u32,
@@ -107,15 +110,18 @@ pub struct MapSizes {
 }
 
 impl Default for MapSizes {
-    /// Room for 30,000 Services of 4 endpoints, and 64k connections of each path.
+    /// Room for 30,000 Services of 4 endpoints, half of them IPv6's too, and 64k connections of each path (16k of IPv6).
     fn default() -> Self {
         Self {
             services: 131_072,
+            services_v6: 65_536,
             backends: 262_144,
             members: 131_072,
             affinity: 65_536,
             sock_flows: 65_536,
             sock_nat: 65_536,
+            sock_flows_v6: 16_384,
+            sock_nat_v6: 16_384,
             conntrack: 131_072,
             endpoints: 1_024,
             nodes: 16_384,

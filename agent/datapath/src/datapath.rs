@@ -209,12 +209,16 @@ impl Datapath {
         let maps = &inner.maps;
         let mut occupancy: Vec<Occupancy> = vec![
             maps.services.occupancy()?,
+            maps.services_v6.occupancy()?,
             maps.members.occupancy()?,
             maps.names.occupancy()?,
             maps.nodes.occupancy()?,
+            maps.nodes_v6.occupancy()?,
             maps.endpoints.occupancy()?,
             maps.sock_flows.occupancy()?,
             maps.sock_nat.occupancy()?,
+            maps.sock_flows_v6.occupancy()?,
+            maps.sock_nat_v6.occupancy()?,
         ];
         let used = inner.installed.as_ref().map_or(0, |installed| installed.allocator.used());
         occupancy.push(Occupancy { map: strake_abi::service::BACKENDS, entries: used.into(), capacity: maps.slots() });

@@ -4,28 +4,34 @@
 //! May not know: Kubernetes, BPF system calls.
 
 use std::fmt;
+use std::net::SocketAddr;
 
-use strake_abi::addr::{Addr4, Port};
+use strake_abi::addr::{Addr4, Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::ServiceKey;
+use strake_abi::service::{SERVICES, SERVICES_V6, ServiceKey6};
 
-/// An endpoint's address with its `BACKEND_*` flags.
+/// An endpoint's address (IPv4 mapped) with its `BACKEND_*` flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    pub addr: Addr4,
+    pub addr: Addr6,
     pub port: Port,
     pub flags: u8,
 }
 
 impl Target {
     /// Order of a slice: by address, then port, as people read them.
-    pub fn order(&self) -> ([u8; 4], u16) {
+    pub fn order(&self) -> ([u8; 16], u16) {
         (self.addr.octets(), self.port.get())
+    }
+
+    /// As people write it.
+    pub fn end(&self) -> SocketAddr {
+        SocketAddr::new(self.addr.ip(), self.port.get())
     }
 }
 
-/// One port of one Service with one set of backends.
+/// One port of one Service with one set of backends, all of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
     /// For reports: `namespace/name:port`.
@@ -50,7 +56,8 @@ impl Set {
 /// An address and port that leads to a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frontend {
-    pub key: ServiceKey,
+    /// IPv4 mapped.
+    pub key: ServiceKey6,
     /// Index into [`Desired::sets`].
     pub set: usize,
     /// `SERVICE_*`.
@@ -70,7 +77,7 @@ pub struct Name {
 /// Something that was asked for and is not programmed, said in status.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Warning {
-    /// `namespace/name` of the Service.
+    /// `namespace/name` of the Service, or of the Pod.
     pub object: Box<str>,
     pub message: Box<str>,
 }
@@ -82,37 +89,43 @@ pub struct Desired {
     pub config: Config,
     pub sets: Vec<Set>,
     pub frontends: Vec<Frontend>,
-    /// ClusterIPs that exist ("this address is a Service's, whatever the port").
+    /// IPv4 ClusterIPs that exist ("this address is a Service's, whatever the port").
     pub cluster_ips: Vec<Addr4>,
-    /// Addresses of nodes with `NODE_*` flags.
-    pub nodes: Vec<(Addr4, u32)>,
+    /// Addresses of nodes (IPv4 mapped) with `NODE_*` flags.
+    pub nodes: Vec<(Addr6, u32)>,
     pub names: Vec<Name>,
     pub zone: DnsZone,
     pub warnings: Vec<Warning>,
 }
 
 /// The key of "this ClusterIP exists".
-pub fn exists_key(addr: Addr4) -> ServiceKey {
-    ServiceKey { addr, ..ServiceKey::default() }
+pub fn exists_key(addr: Addr4) -> ServiceKey6 {
+    ServiceKey6 { addr: addr.into(), ..ServiceKey6::default() }
+}
+
+/// The map that a key's row is in.
+pub fn table(key: &ServiceKey6) -> &'static str {
+    if key.v4().is_some() { SERVICES } else { SERVICES_V6 }
 }
 
 /// A total order of service keys, for listings.
-pub fn key_order(key: &ServiceKey) -> ([u8; 4], u16, u8, u8) {
+pub fn key_order(key: &ServiceKey6) -> ([u8; 16], u16, u8, u8) {
     (key.addr.octets(), key.port.get(), key.proto, key.scope)
 }
 
-/// `10.96.0.1:443/TCP internal`, as messages and traces name a row of `SERVICES`.
-pub struct ShowKey<'a>(pub &'a ServiceKey);
+/// `10.96.0.1:443/TCP internal` or `[fd00::1]:443/TCP internal`, as messages and traces name a frontend's row.
+pub struct ShowKey<'a>(pub &'a ServiceKey6);
 
 impl fmt::Display for ShowKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ServiceKey { addr, port, proto, scope } = self.0;
+        let ServiceKey6 { addr, port, proto, scope } = self.0;
+        let end = SocketAddr::new(addr.ip(), port.get());
         let scope = if *scope == strake_abi::service::SCOPE_EXTERNAL { "external" } else { "internal" };
         match *proto {
             0 if port.get() == 0 => write!(f, "{addr} any port {scope}"),
-            strake_abi::proto::TCP => write!(f, "{addr}:{port}/TCP {scope}"),
-            strake_abi::proto::UDP => write!(f, "{addr}:{port}/UDP {scope}"),
-            other => write!(f, "{addr}:{port}/{other} {scope}"),
+            strake_abi::proto::TCP => write!(f, "{end}/TCP {scope}"),
+            strake_abi::proto::UDP => write!(f, "{end}/UDP {scope}"),
+            other => write!(f, "{end}/{other} {scope}"),
         }
     }
 }

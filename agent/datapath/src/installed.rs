@@ -5,26 +5,27 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use strake_abi::addr::{Addr4, Port};
+use strake_abi::addr::{Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{Backend, MemberKey, Service, ServiceKey};
+use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6};
 
 use crate::slices::{Extent, Slices};
 
 /// Address, port and protocol of a backend: what a [`Backend::id`] names.
-pub type BackendName = (Addr4, Port, u8);
+pub type BackendName = (Addr6, Port, u8);
 
 /// The contents of the maps.
 #[derive(Clone, Debug)]
 pub struct Installed {
     pub config: Config,
     pub zone: DnsZone,
-    pub services: HashMap<ServiceKey, Service>,
+    /// Of both families; keys of IPv4 are mapped, here and below.
+    pub services: HashMap<ServiceKey6, Service>,
     /// What each extent that a service points at holds.
     pub slices: HashMap<Extent, Vec<Backend>>,
     pub members: HashSet<MemberKey>,
-    pub nodes: HashMap<Addr4, u32>,
+    pub nodes: HashMap<Addr6, u32>,
     /// Names are large and many: of each only what tells a changed row.
     pub names: HashMap<DnsKey, u64>,
     pub backend_ids: HashMap<BackendName, u32>,
@@ -40,11 +41,11 @@ pub struct Installed {
 pub struct Contents {
     pub config: Config,
     pub zone: DnsZone,
-    pub services: Vec<(ServiceKey, Service)>,
+    pub services: Vec<(ServiceKey6, Service)>,
     /// Slots that the services point at, by index.
     pub backends: HashMap<u32, Backend>,
     pub members: Vec<(MemberKey, Backend)>,
-    pub nodes: Vec<(Addr4, u32)>,
+    pub nodes: Vec<(Addr6, u32)>,
     pub names: Vec<(DnsKey, DnsName)>,
 }
 

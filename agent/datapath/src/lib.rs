@@ -31,7 +31,7 @@ pub use check::{Violation, check};
 pub use compile::{Runtime, compile};
 pub use config::{Config, MapSizes};
 pub use datapath::{ApplyOutcome, Datapath, Error};
-pub use desired::{Desired, Frontend, Name, Set, ShowKey, Target, Warning, exists_key, key_order};
+pub use desired::{Desired, Frontend, Name, Set, ShowKey, Target, Warning, exists_key, key_order, table};
 pub use diff::{DiffError, diff};
 pub use endpoint::{EndpointError, EndpointSpec};
 pub use features::{FeatureError, Features, probe_kernel};

@@ -141,20 +141,24 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     Ok(Loaded { ebpf, features, uplink_ifindex, attached: BTreeMap::new(), links, clsact })
 }
 
-fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 13] {
+fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 17] {
     use strake_abi::{conntrack, dns, endpoint, flow, service, sock};
     [
         (service::SERVICES, sizes.services),
+        (service::SERVICES_V6, sizes.services_v6),
         (service::BACKENDS, sizes.backends),
         (service::MEMBERS, sizes.members),
         (service::AFFINITY, sizes.affinity),
         (sock::SOCK_FLOWS, sizes.sock_flows),
         (sock::SOCK_NAT, sizes.sock_nat),
+        (sock::SOCK_FLOWS_V6, sizes.sock_flows_v6),
+        (sock::SOCK_NAT_V6, sizes.sock_nat_v6),
         (conntrack::CONNTRACK, sizes.conntrack),
         (endpoint::ENDPOINTS, sizes.endpoints),
         (endpoint::ENDPOINTS_BY_IP, sizes.endpoints),
         (endpoint::PODS_BY_NETNS, sizes.endpoints),
         (endpoint::NODES, sizes.nodes),
+        (endpoint::NODES_V6, sizes.nodes),
         (dns::DNS_NAMES, sizes.dns_names),
         (flow::EVENTS, sizes.events),
     ]
@@ -174,7 +178,7 @@ fn refuse_other_abi(config: &Config) -> Result<(), LoadError> {
         let map: Array<MapData, AbiConfig> = Array::try_from(map).map_err(pinned)?;
         map.get(&0, 0).map_err(pinned)?.abi_version
     } else {
-        // Version 1 has this size; whatever wrote another one was not version 1.
+        // Every version so far has this size; whatever wrote another one is later.
         u32::MAX
     };
     // 0: an agent died between making the maps and writing CONFIG; nothing is attached to them yet.
@@ -202,6 +206,7 @@ fn attach_type(name: &str) -> u32 {
         program::SOCK_CONNECT4 => 10,
         program::SOCK_CONNECT6 => 11,
         program::SOCK_SENDMSG4 => 14,
+        program::SOCK_SENDMSG6 => 15,
         program::SOCK_RECVMSG4 => 19,
         program::SOCK_RECVMSG6 => 20,
         program::SOCK_GETPEER4 => 29,

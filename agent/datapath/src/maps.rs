@@ -9,13 +9,17 @@ use std::path::{Path, PathBuf};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use strake_abi::addr::Addr4;
+use strake_abi::addr::{Addr4, Addr6};
 use strake_abi::config::{CONFIG, Config};
 use strake_abi::dns::{DNS_NAMES, DNS_ZONE, DnsKey, DnsName, DnsZone};
-use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, Endpoint, NODES, PODS_BY_NETNS, PodNetns};
+use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, Endpoint, NODES, NODES_V6, PODS_BY_NETNS, PodNetns};
 use strake_abi::flow::{COUNTERS, DROPS, EVENTS_LOST};
-use strake_abi::service::{BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, Service, ServiceKey};
-use strake_abi::sock::{SOCK_FLOWS, SOCK_NAT, SockFlow, SockNat, SockNatKey};
+use strake_abi::service::{
+    BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, SERVICES_V6, Service, ServiceKey, ServiceKey6,
+};
+use strake_abi::sock::{
+    SOCK_FLOWS, SOCK_FLOWS_V6, SOCK_NAT, SOCK_NAT_V6, SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6,
+};
 
 use crate::installed::Contents;
 use crate::plan::Maps;
@@ -161,14 +165,18 @@ pub struct KernelMaps {
     zone: Slots<DnsZone>,
     backends: Slots<Backend>,
     pub services: Rows<ServiceKey, Service>,
+    pub services_v6: Rows<ServiceKey6, Service>,
     pub members: Rows<MemberKey, Backend>,
     pub nodes: Rows<Addr4, u32>,
+    pub nodes_v6: Rows<Addr6, u32>,
     pub names: Rows<DnsKey, DnsName>,
     pub endpoints: Rows<u32, Endpoint>,
     pub endpoints_by_ip: Rows<Addr4, u32>,
     pub pods_by_netns: Rows<u64, PodNetns>,
     pub sock_flows: Rows<u64, SockFlow>,
     pub sock_nat: Rows<SockNatKey, SockNat>,
+    pub sock_flows_v6: Rows<u64, SockFlow6>,
+    pub sock_nat_v6: Rows<SockNatKey6, SockNat6>,
     drops: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
     events_lost: PerCpuArray<MapData, u64>,
@@ -192,14 +200,18 @@ impl KernelMaps {
             zone: Slots::open(pins, DNS_ZONE)?,
             backends: Slots::open(pins, BACKENDS)?,
             services: Rows::open(pins, SERVICES)?,
+            services_v6: Rows::open(pins, SERVICES_V6)?,
             members: Rows::open(pins, MEMBERS)?,
             nodes: Rows::open(pins, NODES)?,
+            nodes_v6: Rows::open(pins, NODES_V6)?,
             names: Rows::open(pins, DNS_NAMES)?,
             endpoints: Rows::open(pins, ENDPOINTS)?,
             endpoints_by_ip: Rows::open(pins, ENDPOINTS_BY_IP)?,
             pods_by_netns: Rows::open(pins, PODS_BY_NETNS)?,
             sock_flows: Rows::open(pins, SOCK_FLOWS)?,
             sock_nat: Rows::open(pins, SOCK_NAT)?,
+            sock_flows_v6: Rows::open(pins, SOCK_FLOWS_V6)?,
+            sock_nat_v6: Rows::open(pins, SOCK_NAT_V6)?,
             drops: per_cpu(pins, DROPS)?,
             counters: per_cpu(pins, COUNTERS)?,
             events_lost: per_cpu(pins, EVENTS_LOST)?,
@@ -208,7 +220,9 @@ impl KernelMaps {
 
     /// Everything that `diff` starts from.
     pub fn contents(&self) -> Result<Contents, MapsError> {
-        let services = self.services.all()?;
+        let v4 = self.services.all()?.into_iter().map(|(key, service)| (key.into(), service));
+        let services: Vec<(ServiceKey6, Service)> = v4.chain(self.services_v6.all()?).collect();
+        let nodes = self.nodes.all()?.into_iter().map(|(addr, flags)| (addr.into(), flags));
         let wanted: BTreeSet<u32> = services
             .iter()
             .flat_map(|(_, s)| s.backend_base..s.backend_base.saturating_add(s.backend_count).min(self.slots()))
@@ -223,9 +237,14 @@ impl KernelMaps {
             services,
             backends,
             members: self.members.all()?,
-            nodes: self.nodes.all()?,
+            nodes: nodes.chain(self.nodes_v6.all()?).collect(),
             names: self.names.all()?,
         })
+    }
+
+    /// The row of a frontend of either family.
+    pub fn service(&self, key: &ServiceKey6) -> Result<Option<Service>, MapsError> {
+        key.v4().map_or_else(|| self.services_v6.get(key), |key| self.services.get(&key))
     }
 
     pub fn backend(&self, slot: u32) -> Result<Backend, MapsError> {
@@ -241,6 +260,7 @@ impl KernelMaps {
     pub fn sizes(&self, configured: crate::config::MapSizes) -> crate::config::MapSizes {
         crate::config::MapSizes {
             services: self.services.capacity(),
+            services_v6: self.services_v6.capacity(),
             backends: self.slots(),
             members: self.members.capacity(),
             endpoints: self.endpoints.capacity(),
@@ -262,6 +282,12 @@ impl KernelMaps {
     pub fn events_lost(&self) -> Result<Vec<u64>, MapsError> {
         sums(&self.events_lost, EVENTS_LOST)
     }
+}
+
+/// Rows (or keys) of IPv4 in the form of their own map, and those of IPv6.
+fn split<T: Copy, S>(rows: &[T], v4: impl Fn(&T) -> Option<S>) -> (Vec<S>, Vec<T>) {
+    let short = rows.iter().filter_map(&v4).collect();
+    (short, rows.iter().filter(|row| v4(row).is_none()).copied().collect())
 }
 
 impl Maps for KernelMaps {
@@ -286,12 +312,16 @@ impl Maps for KernelMaps {
         })
     }
 
-    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), MapsError> {
-        self.nodes.put(rows)
+    fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), MapsError> {
+        let (v4, v6) = split(rows, |(addr, flags)| Some((addr.v4()?, *flags)));
+        self.nodes.put(&v4)?;
+        self.nodes_v6.put(&v6)
     }
 
-    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), MapsError> {
-        self.nodes.remove(keys)
+    fn remove_nodes(&mut self, keys: &[Addr6]) -> Result<(), MapsError> {
+        let (v4, v6) = split(keys, |addr| addr.v4());
+        self.nodes.remove(&v4)?;
+        self.nodes_v6.remove(&v6)
     }
 
     fn set_config(&mut self, config: &Config) -> Result<(), MapsError> {
@@ -302,12 +332,16 @@ impl Maps for KernelMaps {
         self.zone.set(0, zone)
     }
 
-    fn put_services(&mut self, rows: &[(ServiceKey, Service)]) -> Result<(), MapsError> {
-        self.services.put(rows)
+    fn put_services(&mut self, rows: &[(ServiceKey6, Service)]) -> Result<(), MapsError> {
+        let (v4, v6) = split(rows, |(key, service)| Some((key.v4()?, *service)));
+        self.services.put(&v4)?;
+        self.services_v6.put(&v6)
     }
 
-    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), MapsError> {
-        self.services.remove(keys)
+    fn remove_services(&mut self, keys: &[ServiceKey6]) -> Result<(), MapsError> {
+        let (v4, v6) = split(keys, ServiceKey6::v4);
+        self.services.remove(&v4)?;
+        self.services_v6.remove(&v6)
     }
 
     fn put_names(&mut self, rows: &[(DnsKey, DnsName)]) -> Result<(), MapsError> {

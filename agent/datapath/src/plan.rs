@@ -13,26 +13,27 @@
 //!
 //! May not know: how maps are written.
 
-use strake_abi::addr::Addr4;
+use strake_abi::addr::Addr6;
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{Backend, MemberKey, Service, ServiceKey};
+use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6};
 
 use crate::slices::Extent;
 
-/// Writes of one `apply`, in no order but that of the table above.
+/// Writes of one `apply`, in no order but that of the table above. Keys of IPv4 are mapped; who writes them knows the
+/// map of each family.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     pub members_put: Vec<(MemberKey, Backend)>,
     pub slices: Vec<(u32, Vec<Backend>)>,
-    pub nodes_put: Vec<(Addr4, u32)>,
-    pub nodes_removed: Vec<Addr4>,
+    pub nodes_put: Vec<(Addr6, u32)>,
+    pub nodes_removed: Vec<Addr6>,
     pub config: Option<Config>,
     pub zone: Option<DnsZone>,
-    pub services_put: Vec<(ServiceKey, Service)>,
+    pub services_put: Vec<(ServiceKey6, Service)>,
     pub names_put: Vec<(DnsKey, DnsName)>,
     pub names_removed: Vec<DnsKey>,
-    pub services_removed: Vec<ServiceKey>,
+    pub services_removed: Vec<ServiceKey6>,
     pub members_removed: Vec<MemberKey>,
     pub retired: Vec<Extent>,
 }
@@ -62,12 +63,12 @@ pub trait Maps {
     fn put_members(&mut self, rows: &[(MemberKey, Backend)]) -> Result<(), Self::Error>;
     fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), Self::Error>;
     fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), Self::Error>;
-    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), Self::Error>;
-    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), Self::Error>;
+    fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), Self::Error>;
+    fn remove_nodes(&mut self, keys: &[Addr6]) -> Result<(), Self::Error>;
     fn set_config(&mut self, config: &Config) -> Result<(), Self::Error>;
     fn set_zone(&mut self, zone: &DnsZone) -> Result<(), Self::Error>;
-    fn put_services(&mut self, rows: &[(ServiceKey, Service)]) -> Result<(), Self::Error>;
-    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), Self::Error>;
+    fn put_services(&mut self, rows: &[(ServiceKey6, Service)]) -> Result<(), Self::Error>;
+    fn remove_services(&mut self, keys: &[ServiceKey6]) -> Result<(), Self::Error>;
     fn put_names(&mut self, rows: &[(DnsKey, DnsName)]) -> Result<(), Self::Error>;
     fn remove_names(&mut self, keys: &[DnsKey]) -> Result<(), Self::Error>;
 }

@@ -1,4 +1,5 @@
-//! UDP state that points at a backend which is gone: rows of `SOCK_NAT` and `SOCK_FLOWS`, and connected sockets.
+//! UDP state that points at a backend which is gone: rows of `SOCK_NAT` and `SOCK_FLOWS` (and `_V6`), and connected
+//! sockets.
 //!
 //! The packet path and unconnected sockets check their remembered choice against `MEMBERS`, so for them deleting the
 //! member is enough and the rows are only swept. A connected socket was told a backend's address once, at connect();
@@ -35,11 +36,20 @@ pub fn sweep(maps: &mut KernelMaps, removed: &[MemberKey], cgroup_root: &Path) -
     let nat: Vec<_> =
         nat.into_iter().filter(|(_, row)| gone(row.service_id, row.backend_id)).map(|(key, _)| key).collect();
     maps.sock_nat.remove(&nat)?;
+    let nat_v6 = maps.sock_nat_v6.all()?;
+    let nat_v6: Vec<_> =
+        nat_v6.into_iter().filter(|(_, row)| gone(row.service_id, row.backend_id)).map(|(key, _)| key).collect();
+    maps.sock_nat_v6.remove(&nat_v6)?;
 
     let mut doomed = HashMap::new();
     for (cookie, flow) in maps.sock_flows.all()? {
         if flow.proto == u32::from(proto::UDP) && gone(flow.service_id, flow.backend_id) {
             doomed.insert(cookie, SocketAddr::from((Ipv4Addr::from(flow.backend), flow.backend_port.get())));
+        }
+    }
+    for (cookie, flow) in maps.sock_flows_v6.all()? {
+        if flow.proto == u32::from(proto::UDP) && gone(flow.service_id, flow.backend_id) {
+            doomed.insert(cookie, SocketAddr::new(flow.backend.ip(), flow.backend_port.get()));
         }
     }
     let cookies: Vec<u64> = doomed.keys().copied().collect();
@@ -51,7 +61,10 @@ pub fn sweep(maps: &mut KernelMaps, removed: &[MemberKey], cgroup_root: &Path) -
             0
         }
     };
+    // A cookie is in one of the two.
     maps.sock_flows.remove(&cookies)?;
-    debug!(rows = nat.len() + cookies.len(), sockets, "swept UDP state of removed backends");
-    Ok(Swept { rows: nat.len() + cookies.len(), sockets })
+    maps.sock_flows_v6.remove(&cookies)?;
+    let rows = nat.len() + nat_v6.len() + cookies.len();
+    debug!(rows, sockets, "swept UDP state of removed backends");
+    Ok(Swept { rows, sockets })
 }

@@ -2,20 +2,19 @@
 //! agent believes), with the entries named, and compared with what the cluster's snapshot asks for.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
-use strake_abi::addr::Addr4;
 use strake_abi::dns::{DNS_HAS_A, DNS_NAMES};
 use strake_abi::service::{
-    BACKEND_HOST, BACKEND_LOCAL, BACKENDS, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, SERVICES, ServiceKey,
+    BACKEND_HOST, BACKEND_LOCAL, BACKENDS, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, ServiceKey6,
 };
 use strake_logic::dns::table::WireName;
 use strake_state::{ObjectName, World};
 
 use crate::compile::service_name;
 use crate::config::Config;
-use crate::desired::{Desired, ShowKey};
+use crate::desired::{Desired, ShowKey, table};
 use crate::maps::{KernelMaps, MapsError};
 
 /// One backend that a frontend leads to.
@@ -40,7 +39,7 @@ pub struct TracedBackend {
 pub struct TracedFrontend {
     /// `10.96.0.1:443/TCP internal`.
     pub frontend: String,
-    /// `SERVICES[10.96.0.1:443/TCP internal]`.
+    /// `SERVICES[10.96.0.1:443/TCP internal]`, `SERVICES_V6[[fd00::1]:443/TCP internal]`.
     pub entry: String,
     /// The row's value as it is in the kernel; None when it is missing.
     pub value: Option<String>,
@@ -125,10 +124,10 @@ fn name(service: &ObjectName, config: &Config, maps: &KernelMaps) -> Result<Opti
     }))
 }
 
-fn traced(key: ServiceKey, sticky: bool, world: &World, maps: &KernelMaps) -> Result<TracedFrontend, MapsError> {
+fn traced(key: ServiceKey6, sticky: bool, world: &World, maps: &KernelMaps) -> Result<TracedFrontend, MapsError> {
     let shown = ShowKey(&key).to_string();
-    let entry = format!("{SERVICES}[{shown}]");
-    let Some(value) = maps.services.get(&key)? else {
+    let entry = format!("{}[{shown}]", table(&key));
+    let Some(value) = maps.service(&key)? else {
         let outcome = "not programmed: the row is missing".into();
         return Ok(TracedFrontend {
             frontend: shown,
@@ -147,10 +146,10 @@ fn traced(key: ServiceKey, sticky: bool, world: &World, maps: &KernelMaps) -> Re
         } else {
             None
         };
-        let (pod, node) = owner(backend.addr, world);
+        let (pod, node) = owner(backend.addr.ip(), world);
         backends.push(TracedBackend {
             entry: format!("{BACKENDS}[{slot}]"),
-            address: format!("{}:{}", backend.addr, backend.port),
+            address: SocketAddr::new(backend.addr.ip(), backend.port.get()).to_string(),
             id: backend.id,
             pod,
             node,
@@ -182,8 +181,7 @@ fn traced(key: ServiceKey, sticky: bool, world: &World, maps: &KernelMaps) -> Re
     })
 }
 
-fn owner(addr: Addr4, world: &World) -> (Option<String>, Option<String>) {
-    let ip = IpAddr::V4(addr.into());
+fn owner(ip: IpAddr, world: &World) -> (Option<String>, Option<String>) {
     match world.pods_by_ip.get(&ip) {
         Some(pod) => (Some(pod.name.to_string()), pod.node.as_deref().map(Into::into)),
         None => (None, world.node_by_ip(ip).map(|node| node.name.to_string())),

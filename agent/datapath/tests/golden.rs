@@ -39,6 +39,10 @@ fn world(objects: &[serde_json::Value]) -> World {
                 let object: core::Node = serde_json::from_value(object).unwrap();
                 Change::Node(name.name, object.extract().map(Arc::new))
             }
+            "Pod" => {
+                let object: core::Pod = serde_json::from_value(object).unwrap();
+                Change::Pod(name, object.extract().map(Arc::new))
+            }
             other => panic!("{other} has no place in a golden file"),
         });
     }

@@ -6,15 +6,15 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use common::{Model, Resolution, SLOTS};
 use proptest::prelude::*;
-use strake_abi::addr::Addr4;
+use strake_abi::addr::Addr6;
 use strake_abi::config::Config as AbiConfig;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{Backend, MemberKey, Service as AbiService, ServiceKey};
+use strake_abi::service::{Backend, MemberKey, SCOPE_INTERNAL, Service as AbiService, ServiceKey6};
 use strake_datapath::{
     Config, Desired, Installed, MapSizes, Maps, Plan, Runtime, apply, check, compile, diff, exists_key,
 };
@@ -26,6 +26,8 @@ use strake_state::{
 /// One random Service: a small world on purpose, so that addresses, ports and backends collide.
 #[derive(Clone, Debug)]
 struct Spec {
+    /// Bit 0: IPv4, bit 1: IPv6.
+    families: u8,
     ip: u8,
     port: u16,
     udp: bool,
@@ -41,7 +43,7 @@ struct Spec {
 fn spec() -> impl Strategy<Value = Spec> {
     let endpoint = (1_u8..9, any::<bool>(), any::<bool>(), any::<bool>());
     (
-        1_u8..5,
+        (1_u8..4, 1_u8..5),
         80_u16..83,
         any::<bool>(),
         prop_oneof![Just(0_u16), 30_000_u16..30_003],
@@ -49,9 +51,30 @@ fn spec() -> impl Strategy<Value = Spec> {
         (any::<bool>(), any::<bool>(), any::<bool>()),
         prop::collection::vec(endpoint, 0..6),
     )
-        .prop_map(|(ip, port, udp, node_port, external, (affinity, internal_local, external_local), endpoints)| {
-            Spec { ip, port, udp, node_port, external, affinity, internal_local, external_local, endpoints }
-        })
+        .prop_map(
+            |(
+                (families, ip),
+                port,
+                udp,
+                node_port,
+                external,
+                (affinity, internal_local, external_local),
+                endpoints,
+            )| {
+                Spec {
+                    families,
+                    ip,
+                    port,
+                    udp,
+                    node_port,
+                    external,
+                    affinity,
+                    internal_local,
+                    external_local,
+                    endpoints,
+                }
+            },
+        )
 }
 
 fn world(specs: &BTreeMap<u8, Spec>) -> World {
@@ -60,14 +83,23 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
     let mut slices: BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>> = BTreeMap::new();
     for (number, spec) in specs {
         let name = ObjectName::new("ns", format!("s{number}"));
+        let (v4, v6) = (spec.families & 1 != 0, spec.families & 2 != 0);
+        let both = |four: [u8; 4], six: [u16; 8]| -> Vec<IpAddr> {
+            let (four, six) = (v4.then(|| IpAddr::from(four)), v6.then(|| IpAddr::from(six)));
+            four.into_iter().chain(six).collect()
+        };
         let protocol = if spec.udp { Protocol::Udp } else { Protocol::Tcp };
         let service = Service {
             name: name.clone(),
             service_type: if spec.node_port > 0 { ServiceType::NodePort } else { ServiceType::ClusterIP },
-            cluster_ips: vec![Ipv4Addr::new(10, 96, 1, spec.ip).into()],
+            cluster_ips: both([10, 96, 1, spec.ip], [0xfd00, 0x96, 0, 0, 0, 0, 0, spec.ip.into()]),
             headless: false,
             external_name: None,
-            external_ips: spec.external.then(|| IpAddr::from([192, 0, 2, 7])).into_iter().collect(),
+            external_ips: if spec.external {
+                both([192, 0, 2, 7], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 7])
+            } else {
+                Vec::new()
+            },
             load_balancer_ips: Vec::new(),
             load_balancer_source_ranges: Vec::new(),
             ports: vec![ServicePort { name: "p".into(), protocol, port: spec.port, node_port: spec.node_port }],
@@ -78,31 +110,37 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
             health_check_node_port: 0,
             other_proxy: false,
         };
-        let endpoints = spec.endpoints.iter().map(|(octet, ready, terminating, local)| Endpoint {
-            addresses: vec![Ipv4Addr::new(10, 244, 0, *octet).into()],
-            hostname: None,
-            ready: *ready && !*terminating,
-            serving: *ready,
-            terminating: *terminating,
-            node: Some(if *local { "n1" } else { "n2" }.into()),
-            zone: None,
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
-            pod: None,
-        });
-        let slice = EndpointSlice {
-            name: ObjectName::new("ns", format!("s{number}-x")),
+        // The slices of both families are there whatever the Service's are.
+        let endpoints = |address: fn(u8) -> IpAddr| {
+            let one = move |(octet, ready, terminating, local): &(u8, bool, bool, bool)| Endpoint {
+                addresses: vec![address(*octet)],
+                hostname: None,
+                ready: *ready && !*terminating,
+                serving: *ready,
+                terminating: *terminating,
+                node: Some(if *local { "n1" } else { "n2" }.into()),
+                zone: None,
+                zone_hints: Vec::new(),
+                node_hints: Vec::new(),
+                pod: None,
+            };
+            spec.endpoints.iter().map(one).collect::<Vec<_>>()
+        };
+        let slice = |suffix: &str, endpoints| EndpointSlice {
+            name: ObjectName::new("ns", format!("s{number}-{suffix}")),
             service: name.clone(),
             ports: vec![EndpointPort { name: "p".into(), protocol, port: 8080 }],
-            endpoints: endpoints.collect(),
+            endpoints,
             triggered_ms: None,
         };
-        slices.insert(name.clone(), BTreeMap::from([("x".into(), Arc::new(slice))]));
+        let x = slice("x", endpoints(|octet| Ipv4Addr::new(10, 244, 0, octet).into()));
+        let y = slice("y", endpoints(|octet| Ipv6Addr::from([0xfd00, 0x244, 0, 0, 0, 0, 0, octet.into()]).into()));
+        slices.insert(name.clone(), BTreeMap::from([("x".into(), Arc::new(x)), ("y".into(), Arc::new(y))]));
         services.insert(name, Arc::new(service));
     }
     let node = Node {
         name: "n1".into(),
-        internal_ips: vec![IpAddr::from([192, 0, 2, 1])],
+        internal_ips: vec![IpAddr::from([192, 0, 2, 1]), IpAddr::from([0xfd00, 0x192, 0, 0, 0, 0, 0, 1])],
         external_ips: Vec::new(),
         pod_cidrs: vec!["10.244.0.0/24".parse().unwrap()],
         zone: None,
@@ -127,9 +165,9 @@ fn config() -> Config {
 struct Watched<'a> {
     model: &'a mut Model,
     /// Every frontend, with what it may resolve to: before, after.
-    allowed: Vec<(ServiceKey, Resolution, Resolution)>,
+    allowed: Vec<(ServiceKey6, Resolution, Resolution)>,
     /// Values a program may have read just before the plan began, and the slice it must then find.
-    in_flight: Vec<(AbiService, Vec<(Addr4, strake_abi::addr::Port)>)>,
+    in_flight: Vec<(AbiService, Vec<(Addr6, strake_abi::addr::Port)>)>,
 }
 
 impl Watched<'_> {
@@ -169,11 +207,11 @@ impl Maps for Watched<'_> {
         }
         Ok(())
     }
-    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), Self::Error> {
+    fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), Self::Error> {
         self.each(rows, |model, row| model.put_nodes(row).unwrap());
         Ok(())
     }
-    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), Self::Error> {
+    fn remove_nodes(&mut self, keys: &[Addr6]) -> Result<(), Self::Error> {
         self.each(keys, |model, row| model.remove_nodes(row).unwrap());
         Ok(())
     }
@@ -183,11 +221,11 @@ impl Maps for Watched<'_> {
     fn set_zone(&mut self, zone: &DnsZone) -> Result<(), Self::Error> {
         self.model.set_zone(zone)
     }
-    fn put_services(&mut self, rows: &[(ServiceKey, AbiService)]) -> Result<(), Self::Error> {
+    fn put_services(&mut self, rows: &[(ServiceKey6, AbiService)]) -> Result<(), Self::Error> {
         self.each(rows, |model, row| model.put_services(row).unwrap());
         Ok(())
     }
-    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), Self::Error> {
+    fn remove_services(&mut self, keys: &[ServiceKey6]) -> Result<(), Self::Error> {
         self.each(keys, |model, row| model.remove_services(row).unwrap());
         Ok(())
     }
@@ -202,7 +240,7 @@ impl Maps for Watched<'_> {
 }
 
 /// What each frontend must resolve to, in the order of their keys.
-type Expected = BTreeMap<([u8; 4], u16, u8, u8), (ServiceKey, Resolution)>;
+type Expected = BTreeMap<([u8; 16], u16, u8, u8), (ServiceKey6, Resolution)>;
 
 fn expected(desired: &Desired) -> Expected {
     let frontends = desired.frontends.iter().map(|frontend| {
@@ -214,9 +252,19 @@ fn expected(desired: &Desired) -> Expected {
     frontends.chain(exists).map(|(key, value)| (strake_datapath::key_order(&key), (key, value))).collect()
 }
 
+/// Each frontend leads to the backends of its own family, and those of the other are not among the rows of its map.
+fn families_are_apart(desired: &Desired) {
+    for frontend in &desired.frontends {
+        let v4 = frontend.key.v4().is_some();
+        let set = &desired.sets[frontend.set];
+        assert!(set.backends.iter().chain(&set.lingering).all(|target| target.addr.v4().is_some() == v4));
+        assert!(v4 || frontend.key.scope == SCOPE_INTERNAL, "nobody reads an IPv6 row of the external scope");
+    }
+}
+
 fn watched_apply(plan: &Plan, model: &mut Model, desired: &Desired) {
     let after = expected(desired);
-    let mut keys: Vec<ServiceKey> = model.services.keys().copied().collect();
+    let mut keys: Vec<ServiceKey6> = model.services.keys().copied().collect();
     keys.extend(after.values().map(|(key, _)| *key));
     let allowed = keys
         .into_iter()
@@ -271,6 +319,7 @@ proptest! {
         for specs in steps {
             let desired = compile(&world(&specs), &config, Runtime::default());
             prop_assert_eq!(check(&desired, &MapSizes::default()), Ok(()));
+            families_are_apart(&desired);
 
             let (plan, mut after) = diff(&installed, &desired).unwrap();
             watched_apply(&plan, &mut model, &desired);
@@ -332,10 +381,10 @@ impl Maps for Killed<'_> {
         let slots: Vec<_> = (base..).zip(backends.iter().copied()).collect();
         self.rows(&slots, |model, row| model.write_slice(row[0].0, &[row[0].1]).unwrap())
     }
-    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), ()> {
+    fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), ()> {
         self.rows(rows, |model, row| model.put_nodes(row).unwrap())
     }
-    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), ()> {
+    fn remove_nodes(&mut self, keys: &[Addr6]) -> Result<(), ()> {
         self.rows(keys, |model, row| model.remove_nodes(row).unwrap())
     }
     fn set_config(&mut self, config: &AbiConfig) -> Result<(), ()> {
@@ -344,10 +393,10 @@ impl Maps for Killed<'_> {
     fn set_zone(&mut self, zone: &DnsZone) -> Result<(), ()> {
         self.rows(&[*zone], |model, row| model.set_zone(&row[0]).unwrap())
     }
-    fn put_services(&mut self, rows: &[(ServiceKey, AbiService)]) -> Result<(), ()> {
+    fn put_services(&mut self, rows: &[(ServiceKey6, AbiService)]) -> Result<(), ()> {
         self.rows(rows, |model, row| model.put_services(row).unwrap())
     }
-    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), ()> {
+    fn remove_services(&mut self, keys: &[ServiceKey6]) -> Result<(), ()> {
         self.rows(keys, |model, row| model.remove_services(row).unwrap())
     }
     fn put_names(&mut self, rows: &[(DnsKey, DnsName)]) -> Result<(), ()> {
@@ -386,6 +435,7 @@ fn a_desired_that_breaks_an_invariant_is_refused_by_name() {
     let specs = BTreeMap::from([(
         1,
         Spec {
+            families: 3,
             ip: 1,
             port: 80,
             udp: false,
@@ -404,13 +454,17 @@ fn a_desired_that_breaks_an_invariant_is_refused_by_name() {
         let violations = check(&desired, &MapSizes::default()).unwrap_err();
         violations[0].to_string()
     };
-    assert!(broken(|d| d.frontends[0].set = 9).contains("points at set 9 of 1"));
+    assert!(broken(|d| d.frontends[0].set = 9).contains("points at set 9 of 2"));
     assert!(broken(|d| d.sets[0].backends.reverse()).contains("not in order"));
-    assert!(broken(|d| d.sets[0].backends[0].addr = Addr4::new([127, 0, 0, 1])).contains("not an address"));
+    assert!(broken(|d| d.sets[0].backends[0].addr = Ipv4Addr::LOCALHOST.into()).contains("not an address"));
+    assert!(broken(|d| d.sets[1].backends[0].addr = Ipv6Addr::LOCALHOST.into()).contains("backend [::1]:8080 is not"));
+    assert!(
+        broken(|d| d.frontends[0].set = 1).contains("of another family than a backend of its set ns/s1:80/TCP IPv6")
+    );
     assert!(broken(|d| d.frontends.push(d.frontends[0])).contains("stands twice"));
     assert!(broken(|d| d.names[0].value.name_len = 3).contains("name row 0"));
-    assert!(broken(|d| d.frontends[0].key.addr = d.config.cluster_dns).contains("cluster DNS"));
+    assert!(broken(|d| d.frontends[1].key.addr = d.config.cluster_dns.into()).contains("cluster DNS"));
     assert!(broken(|d| d.config.snat_port_min = 31_000).contains("overlap NodePorts"));
     let small = MapSizes { backends: 1, ..MapSizes::default() };
-    assert!(check(&sound, &small).unwrap_err()[0].to_string().contains("BACKENDS needs 2 entries and has room for 1"));
+    assert!(check(&sound, &small).unwrap_err()[0].to_string().contains("BACKENDS needs 4 entries and has room for 1"));
 }

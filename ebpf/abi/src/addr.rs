@@ -1,7 +1,7 @@
 //! Addresses and ports in network byte order. Only the constructors and getters here swap bytes.
 
 use core::fmt;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::macros::abi_struct;
 
@@ -51,6 +51,83 @@ impl fmt::Display for Addr4 {
 }
 
 impl fmt::Debug for Addr4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An address of 128 bits: IPv6, or IPv4 as `::ffff:a.b.c.d` where both families stand side by side. The sixteen bytes in
+/// memory are the sixteen octets in order. Equal to `bpf_sock_addr.user_ip6`.
+#[repr(transparent)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Addr6(pub [u32; 4]);
+
+impl Addr6 {
+    /// `::`; in a [`crate::service::ServiceKey6`], "any IPv6 address of this node".
+    pub const ANY: Self = Self([0; 4]);
+
+    /// `::ffff:a.b.c.d`.
+    #[inline(always)]
+    pub const fn mapped(addr: Addr4) -> Self {
+        Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), addr.0])
+    }
+
+    /// The IPv4 address, if this is a mapped one.
+    #[inline(always)]
+    pub const fn v4(self) -> Option<Addr4> {
+        let [a, b, c, d] = self.0;
+        if a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff]) { Some(Addr4(d)) } else { None }
+    }
+
+    /// The octets in writing order.
+    #[inline(always)]
+    pub const fn octets(self) -> [u8; 16] {
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] =
+            [self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes(), self.0[2].to_ne_bytes(), self.0[3].to_ne_bytes()];
+        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    }
+
+    /// As people write it: a mapped address as IPv4.
+    pub const fn ip(self) -> IpAddr {
+        Ipv6Addr::from_octets(self.octets()).to_canonical()
+    }
+}
+
+impl From<Addr4> for Addr6 {
+    fn from(addr: Addr4) -> Self {
+        Self::mapped(addr)
+    }
+}
+
+impl From<Ipv6Addr> for Addr6 {
+    fn from(addr: Ipv6Addr) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = addr.octets();
+        Self([[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes))
+    }
+}
+
+impl From<IpAddr> for Addr6 {
+    fn from(addr: IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(addr) => Self::mapped(addr.into()),
+            IpAddr::V6(addr) => addr.into(),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Addr6 {
+    fn from(addr: Ipv4Addr) -> Self {
+        Self::mapped(addr.into())
+    }
+}
+
+impl fmt::Display for Addr6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ip().fmt(f)
+    }
+}
+
+impl fmt::Debug for Addr6 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -125,6 +202,8 @@ mod pod {
     #![expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
     // SAFETY: transparent over an integer.
     unsafe impl aya::Pod for super::Addr4 {}
+    // SAFETY: transparent over integers.
+    unsafe impl aya::Pod for super::Addr6 {}
     // SAFETY: transparent over an integer.
     unsafe impl aya::Pod for super::Port {}
 }
@@ -139,6 +218,20 @@ mod tests {
         assert_eq!(addr.0.to_ne_bytes(), [10, 96, 0, 1]);
         assert_eq!(Port::new(443).0.to_ne_bytes(), [0x01, 0xbb]);
         assert_eq!(Port::new(443).get(), 443);
+    }
+
+    #[test]
+    fn both_families_fit_into_the_long_address() {
+        let ip: Ipv6Addr = "fd00:10:96::7".parse().unwrap();
+        let addr = Addr6::from(ip);
+        assert_eq!(addr.octets(), ip.octets());
+        assert_eq!((addr.v4(), addr.ip()), (None, ip.into()));
+        let addr = Addr6::from(Ipv4Addr::new(10, 96, 0, 1));
+        assert_eq!(addr.octets(), Addr4::new([10, 96, 0, 1]).mapped());
+        assert_eq!((addr.v4(), addr.ip()), (Some(Addr4::new([10, 96, 0, 1])), IpAddr::from([10, 96, 0, 1])));
+        // The node's "any address" is one of each family.
+        assert_ne!(Addr6::ANY, Addr6::mapped(Addr4::ANY));
+        assert_eq!(Addr6::ANY.v4(), None);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub const ENDPOINTS_BY_IP: &str = "ENDPOINTS_BY_IP";
 pub const PODS_BY_NETNS: &str = "PODS_BY_NETNS";
 /// Hash [`Addr4`] (an address of a node) -> `u32` (`NODE_*` flags).
 pub const NODES: &str = "NODES";
+/// Hash [`crate::Addr6`] (an IPv6 address of this node) -> `u32` (`NODE_*` flags), for the socket hooks.
+pub const NODES_V6: &str = "NODES_V6";
 
 /// [`NODES`]: an address of this node (127.0.0.1 and the like included); its NodePorts are served.
 pub const NODE_LOCAL: u32 = 1 << 0;

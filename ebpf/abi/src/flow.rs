@@ -115,6 +115,8 @@ named_enum! {
         SockRecvmsg6 = 10 => "sock_recvmsg6",
         /// cgroup/getpeername6
         SockGetpeername6 = 11 => "sock_getpeer6",
+        /// cgroup/sendmsg6
+        SockSendmsg6 = 12 => "sock_sendmsg6",
     }
 }
 

@@ -24,11 +24,18 @@
 //!
 //! # IPv6
 //!
-//! IPv4 and IPv6 are separate map families, as their hot paths hash keys of different length. Widening is: an
-//! `Addr6([u32; 4])` beside [`Addr4`]; for each keyed family a `*Key6`/`Tuple6` with the same fields in the same order
-//! and an `Addr6` where `Addr4` stood; and a second map (`SERVICES_V6`, `CONNTRACK_V6` ...). Values without addresses
-//! ([`service::Service`], [`endpoint::PodNetns`] flags) stay as they are, ids are shared by both families, and
-//! [`flow::FlowEvent`] has carried 128-bit addresses since version 1 (IPv4 is mapped, `::ffff:a.b.c.d`).
+//! Keys of IPv4 and IPv6 are in separate maps, as hot paths hash keys of different length: an [`Addr6`] where [`Addr4`]
+//! stood, `*Key6` with the same fields in the same order, and a second map ([`service::SERVICES_V6`],
+//! [`sock::SOCK_NAT_V6`] ...). What is found by an index or by ids is shared: [`service::Backend`] has room for the long
+//! address, so one array, one set of members and one numbering serve both. [`flow::FlowEvent`] has carried 128-bit
+//! addresses since version 1 (IPv4 is mapped, `::ffff:a.b.c.d`). The packet path has no IPv6 maps yet (`CONNTRACK_V6`).
+//!
+//! # Versions
+//!
+//! | version | what changed |
+//! |---|---|
+//! | 1 | the first |
+//! | 2 | [`service::Backend`] has a long address; `*_V6` maps of the socket hooks |
 
 #![no_std]
 
@@ -43,11 +50,11 @@ pub mod program;
 pub mod service;
 pub mod sock;
 
-pub use addr::{Addr4, Cidr4, Mac, Port};
+pub use addr::{Addr4, Addr6, Cidr4, Mac, Port};
 
 /// Version of everything in this crate. The agent compares it with [`config::Config::abi_version`] of the pinned
 /// `CONFIG` map before it reuses any pinned map; a different number means the pinned state has to be migrated.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Transport protocols, as in the IPv4 header (IANA protocol numbers).
 pub mod proto {

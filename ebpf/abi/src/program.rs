@@ -10,6 +10,8 @@ pub const SOCK_RECVMSG4: &str = "sock_recvmsg4";
 pub const SOCK_GETPEER4: &str = "sock_getpeer4";
 /// cgroup/connect6: TCP connect() and UDP connect() of IPv6 sockets.
 pub const SOCK_CONNECT6: &str = "sock_connect6";
+/// cgroup/sendmsg6: sendto() and sendmsg() of unconnected UDP sockets to IPv6 addresses that are not mapped.
+pub const SOCK_SENDMSG6: &str = "sock_sendmsg6";
 /// cgroup/recvmsg6: the source that recvfrom() and recvmsg() report to IPv6 sockets.
 pub const SOCK_RECVMSG6: &str = "sock_recvmsg6";
 /// cgroup/getpeername6 (5.8).
@@ -26,27 +28,39 @@ pub const FROM_NET: &str = "from_net";
 pub const TO_NET: &str = "to_net";
 
 /// The programs of type cgroup/sock_addr, in order of attachment: what translates back comes before what translates.
-pub const SOCK_ADDR: [&str; 7] =
-    [SOCK_GETPEER4, SOCK_GETPEER6, SOCK_RECVMSG4, SOCK_RECVMSG6, SOCK_SENDMSG4, SOCK_CONNECT4, SOCK_CONNECT6];
+pub const SOCK_ADDR: [&str; 8] = [
+    SOCK_GETPEER4,
+    SOCK_GETPEER6,
+    SOCK_RECVMSG4,
+    SOCK_RECVMSG6,
+    SOCK_SENDMSG4,
+    SOCK_SENDMSG6,
+    SOCK_CONNECT4,
+    SOCK_CONNECT6,
+];
 /// The programs of type sched_cls.
 pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
 
 /// Every map, by its name in the object and (each at most 15 bytes, the kernel's limit) in the kernel. All of them are
 /// pinned, so that another start of the agent finds connections, choices and counters where they were.
-pub const MAPS: [&str; 21] = [
+pub const MAPS: [&str; 25] = [
     crate::config::CONFIG,
     crate::service::SERVICES,
+    crate::service::SERVICES_V6,
     crate::service::BACKENDS,
     crate::service::MEMBERS,
     crate::service::AFFINITY,
     crate::sock::SOCK_FLOWS,
     crate::sock::SOCK_NAT,
+    crate::sock::SOCK_FLOWS_V6,
+    crate::sock::SOCK_NAT_V6,
     crate::conntrack::CONNTRACK,
     crate::conntrack::FRAGMENTS,
     crate::endpoint::ENDPOINTS,
     crate::endpoint::ENDPOINTS_BY_IP,
     crate::endpoint::PODS_BY_NETNS,
     crate::endpoint::NODES,
+    crate::endpoint::NODES_V6,
     crate::dns::DNS_NAMES,
     crate::dns::DNS_ZONE,
     crate::flow::EVENTS,

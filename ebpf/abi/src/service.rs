@@ -9,12 +9,15 @@
 //! A slice is immutable while a Service points at it: the agent writes a new slice, swaps the Service's value in one
 //! update, and reuses the old slice only after a grace period (a program that read the old value may still index it).
 
-use crate::addr::{Addr4, Port};
+use crate::addr::{Addr4, Addr6, Port};
 use crate::macros::abi_struct;
 
 /// Hash [`ServiceKey`] -> [`Service`].
 pub const SERVICES: &str = "SERVICES";
-/// Array (`BPF_F_MMAPABLE`) of [`Backend`], slices of which belong to Services.
+/// Hash [`ServiceKey6`] -> [`Service`], for the socket hooks.
+pub const SERVICES_V6: &str = "SERVICES_V6";
+/// Array (`BPF_F_MMAPABLE`) of [`Backend`], slices of which belong to Services. Slices, ids, members and affinity are
+/// those of both families: a Service's value does not say which it is of, and need not.
 pub const BACKENDS: &str = "BACKENDS";
 /// Hash [`MemberKey`] -> [`Backend`]: the live backends of each Service port that needs stickiness: those with ClientIP
 /// affinity and those over UDP. A choice remembered somewhere is valid only while its row is here.
@@ -46,6 +49,36 @@ abi_struct! {
         pub proto: u8 = 6,
         /// [`SCOPE_INTERNAL`] or [`SCOPE_EXTERNAL`].
         pub scope: u8 = 7,
+    }
+}
+
+abi_struct! {
+    /// A frontend of IPv6: as [`ServiceKey`], with [`Addr6::ANY`] and `NODES_V6` for NodePorts, and without rows that
+    /// say "this ClusterIP exists" (only packets need them). The agent, which treats both families alike, names IPv4
+    /// frontends by it too, with a mapped address: [`ServiceKey6::v4`] tells them apart.
+    pub struct ServiceKey6: 20 {
+        /// Frontend address.
+        pub addr: Addr6 = 0,
+        /// Frontend port.
+        pub port: Port = 16,
+        /// IANA protocol number.
+        pub proto: u8 = 18,
+        /// [`SCOPE_INTERNAL`] or [`SCOPE_EXTERNAL`].
+        pub scope: u8 = 19,
+    }
+}
+
+impl ServiceKey6 {
+    /// The key in `SERVICES`, if the frontend is IPv4's.
+    pub fn v4(&self) -> Option<ServiceKey> {
+        let addr = self.addr.v4()?;
+        Some(ServiceKey { addr, port: self.port, proto: self.proto, scope: self.scope })
+    }
+}
+
+impl From<ServiceKey> for ServiceKey6 {
+    fn from(key: ServiceKey) -> Self {
+        Self { addr: key.addr.into(), port: key.port, proto: key.proto, scope: key.scope }
     }
 }
 
@@ -83,18 +116,18 @@ pub const BACKEND_LOCAL: u8 = 1 << 0;
 pub const BACKEND_HOST: u8 = 1 << 1;
 
 abi_struct! {
-    /// One endpoint of a Service port. All zero is an unused slot.
-    pub struct Backend: 12 {
-        /// Endpoint address.
-        pub addr: Addr4 = 0,
+    /// One endpoint of a Service port. All zero is an unused slot. The IPv4 paths read the last 12 bytes only.
+    pub struct Backend: 24 {
+        /// Endpoint address; IPv4 is mapped.
+        pub addr: Addr6 = 0,
         /// Endpoint port.
-        pub port: Port = 4,
+        pub port: Port = 16,
         /// `BACKEND_*`.
-        pub flags: u8 = 6,
+        pub flags: u8 = 18,
         /// Zero.
-        pub reserved: u8 = 7,
+        pub reserved: u8 = 19,
         /// Names one (address, port, protocol) in the whole node; never 0.
-        pub id: u32 = 8,
+        pub id: u32 = 20,
     }
 }
 
@@ -110,7 +143,8 @@ abi_struct! {
 
 abi_struct! {
     /// A client of a Service with ClientIP affinity. The client of a socket hook is the Pod's address (the node's for
-    /// host processes), that of the packet path is the source address, so both paths agree.
+    /// host processes), that of the packet path is the source address, so both paths agree. For a Service of IPv6 it is
+    /// the same IPv4 address, which names the Pod as well: every Pod has one.
     pub struct AffinityKey: 8 {
         /// Client address.
         pub client: Addr4 = 0,

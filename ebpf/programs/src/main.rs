@@ -30,7 +30,7 @@
 //!
 //! | what | where |
 //! |---|---|
-//! | connect(), sendto() of a socket | [`sock`]: `SOCK_FLOWS`, `SOCK_NAT` |
+//! | connect(), sendto() of a socket | [`sock`]: `SOCK_FLOWS`, `SOCK_NAT`; for IPv6 `.._V6`, see [`family`] |
 //! | anti-spoofing, ARP | [`from_pod`] |
 //! | DNS: A, "no data" for AAAA, names that cannot exist | [`dns`]; everything else goes on to the agent's server |
 //! | a Service by packets, hairpin | [`from_pod`], undone by [`to_pod`], or by [`from_pod`] of a backend on this node |
@@ -44,7 +44,8 @@
 //!
 //! # Limits, on purpose and for now
 //!
-//! * IPv4 only; IPv6 sockets are served where they use IPv4-mapped addresses.
+//! * IPv6 is served by the socket hooks alone: packets of it are not looked at by `from_net` and `to_net`, and dropped
+//!   by `from_pod`.
 //! * Fragments follow their first one. One that overtakes it is dropped and counted (`fragment_unknown`) on its way to a
 //!   Service, and left to the kernel everywhere else.
 //! * A refusal that answers a packet whose checksum was left to the device carries what that device would expect
@@ -63,6 +64,7 @@
 #![no_main]
 
 mod dns;
+mod family;
 mod from_net;
 mod from_pod;
 mod icmp;

@@ -3,14 +3,14 @@
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use strake_abi::Addr4;
 use strake_abi::config::Config;
 use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentPorts};
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{Endpoint, PodNetns};
 use strake_abi::flow::{Counter, DropReason, EventKind};
-use strake_abi::service::{Affinity, AffinityKey, Backend, MemberKey, Service, ServiceKey};
-use strake_abi::sock::{SockFlow, SockNat, SockNatKey};
+use strake_abi::service::{Affinity, AffinityKey, Backend, MemberKey, Service, ServiceKey, ServiceKey6};
+use strake_abi::sock::{SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6};
+use strake_abi::{Addr4, Addr6};
 
 use crate::work::Work;
 
@@ -19,6 +19,8 @@ pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+#[map]
+pub static SERVICES_V6: HashMap<ServiceKey6, Service> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(262_144, BPF_F_MMAPABLE);
 #[map]
@@ -30,6 +32,10 @@ pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_en
 pub static SOCK_FLOWS: LruHashMap<u64, SockFlow> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
 pub static SOCK_NAT: LruHashMap<SockNatKey, SockNat> = LruHashMap::with_max_entries(65_536, 0);
+#[map]
+pub static SOCK_FLOWS_V6: LruHashMap<u64, SockFlow6> = LruHashMap::with_max_entries(16_384, 0);
+#[map]
+pub static SOCK_NAT_V6: LruHashMap<SockNatKey6, SockNat6> = LruHashMap::with_max_entries(16_384, 0);
 
 #[map]
 pub static CONNTRACK: LruHashMap<ConntrackKey, Conntrack> = LruHashMap::with_max_entries(131_072, 0);
@@ -44,6 +50,8 @@ pub static ENDPOINTS_BY_IP: HashMap<Addr4, u32> = HashMap::with_max_entries(4_09
 pub static PODS_BY_NETNS: HashMap<u64, PodNetns> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 #[map]
 pub static NODES: HashMap<Addr4, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+#[map]
+pub static NODES_V6: HashMap<Addr6, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static DNS_NAMES: HashMap<DnsKey, DnsName> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);

@@ -115,7 +115,7 @@ fn is_quiet(quiet_ns: u64) -> bool {
 
 /// An IPv4-mapped address; its first eight bytes are zero already.
 #[inline(always)]
-fn map(field: &mut [u8; 16], addr: Addr4) {
+pub fn map(field: &mut [u8; 16], addr: Addr4) {
     let words = field.as_mut_ptr().cast::<u32>();
     // SAFETY: the fields of an event that hold addresses are at multiples of 8 (asserted in `strake-abi`).
     unsafe {

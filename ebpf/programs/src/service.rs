@@ -5,12 +5,49 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use strake_abi::config::Config;
 use strake_abi::endpoint::NODE_LOCAL;
 use strake_abi::flow::{Counter, DropReason};
-use strake_abi::service::{Affinity, AffinityKey, Backend, MemberKey, SCOPE_INTERNAL, Service, ServiceKey};
-use strake_abi::{Addr4, Port};
+use strake_abi::service::{
+    Affinity, AffinityKey, Backend, MemberKey, SCOPE_INTERNAL, Service, ServiceKey, ServiceKey6,
+};
+use strake_abi::{Addr4, Addr6, Port};
 use strake_logic::choose;
 
-use crate::maps::{AFFINITY, BACKENDS, MEMBERS, NODES, SERVICES, get};
+use crate::maps::{AFFINITY, BACKENDS, MEMBERS, NODES, NODES_V6, SERVICES, SERVICES_V6, get};
 use crate::report::count;
+
+/// A length of addresses, for reading backends, whose rows have room for both.
+pub trait Wide: Copy {
+    fn of(backend: &Backend) -> Self;
+}
+
+impl Wide for Addr4 {
+    #[inline(always)]
+    fn of(backend: &Backend) -> Self {
+        Self(backend.addr.0[3])
+    }
+}
+
+impl Wide for Addr6 {
+    #[inline(always)]
+    fn of(backend: &Backend) -> Self {
+        backend.addr
+    }
+}
+
+/// A backend, copied: with the part of its address that the asker needs.
+#[derive(Clone, Copy)]
+pub struct Target<A> {
+    pub addr: A,
+    pub port: Port,
+    pub flags: u8,
+    pub id: u32,
+}
+
+impl<A: Wide> Target<A> {
+    #[inline(always)]
+    pub fn of(backend: &Backend) -> Self {
+        Self { addr: A::of(backend), port: backend.port, flags: backend.flags, id: backend.id }
+    }
+}
 
 /// 32 random bits.
 #[inline(always)]
@@ -37,6 +74,24 @@ pub fn find(config: &Config, addr: Addr4, port: Port, proto: u8, scope: u8) -> O
     get!(SERVICES, &ServiceKey { addr: Addr4::ANY, port, proto, scope })
 }
 
+/// The same for IPv6.
+#[inline(always)]
+pub fn find6(config: &Config, addr: Addr6, port: Port, proto: u8, scope: u8) -> Option<&'static Service> {
+    let key = ServiceKey6 { addr, port, proto, scope };
+    if let Some(service) = get!(SERVICES_V6, &key) {
+        return Some(service);
+    }
+    let number = port.get();
+    if number < config.node_port_min || number > config.node_port_max {
+        return None;
+    }
+    let flags = *get!(NODES_V6, &addr)?;
+    if flags & NODE_LOCAL == 0 {
+        return None;
+    }
+    get!(SERVICES_V6, &ServiceKey6 { addr: Addr6::ANY, port, proto, scope })
+}
+
 /// Whether a port that no Service has stands on a ClusterIP that exists (reject) or not (drop).
 #[inline(never)]
 pub fn unknown_port(addr: Addr4) -> DropReason {
@@ -50,9 +105,15 @@ pub fn is_member(service_id: u32, backend_id: u32) -> Option<&'static Backend> {
     get!(MEMBERS, &MemberKey { service_id, backend_id })
 }
 
-/// A backend for a new connection of `client`, at a Service with at least one.
+/// A backend for a new connection of `client`, at an IPv4 Service with at least one.
 #[inline(always)]
-pub fn choose(service: &Service, client: Addr4, now_s: u32) -> Option<Backend> {
+pub fn choose(service: &Service, client: Addr4, now_s: u32) -> Option<Target<Addr4>> {
+    choose_wide(service, client, now_s)
+}
+
+/// The same for a Service of either family.
+#[inline(always)]
+pub fn choose_wide<A: Wide>(service: &Service, client: Addr4, now_s: u32) -> Option<Target<A>> {
     if service.affinity_timeout_s != 0 {
         return sticky(service, client, now_s);
     }
@@ -60,13 +121,13 @@ pub fn choose(service: &Service, client: Addr4, now_s: u32) -> Option<Backend> {
 }
 
 #[inline(always)]
-fn any(service: &Service) -> Option<Backend> {
+fn any<A: Wide>(service: &Service) -> Option<Target<A>> {
     let index = service.backend_base.wrapping_add(choose::index(random(), service.backend_count));
-    BACKENDS.get(index).copied().filter(|b| b.id != 0)
+    BACKENDS.get(index).map(Target::of).filter(|b| b.id != 0)
 }
 
 #[inline(never)]
-fn sticky(service: &Service, client: Addr4, now_s: u32) -> Option<Backend> {
+fn sticky<A: Wide>(service: &Service, client: Addr4, now_s: u32) -> Option<Target<A>> {
     let key = AffinityKey { client, service_id: service.id };
     if let Some(row) = AFFINITY.get_ptr_mut(&key) {
         // SAFETY: see `maps::get`; both fields are words.
@@ -75,12 +136,12 @@ fn sticky(service: &Service, client: Addr4, now_s: u32) -> Option<Backend> {
             if let Some(backend) = is_member(service.id, row.backend_id) {
                 row.last_used_s = now_s;
                 count(Counter::AffinityHit);
-                return Some(*backend);
+                return Some(Target::of(backend));
             }
             count(Counter::BackendReplaced);
         }
     }
-    let backend = any(service)?;
+    let backend: Target<A> = any(service)?;
     // If the map has no room the connection is served all the same; only its stickiness is lost.
     let _ = AFFINITY.insert(&key, &Affinity { backend_id: backend.id, last_used_s: now_s }, u64::from(BPF_ANY));
     Some(backend)

@@ -1,14 +1,14 @@
 //! Which endpoints serve a Service port, as kube-proxy categorises them (KEP-1669 for terminating ones).
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use strake_abi::addr::Port;
 use strake_abi::service::{BACKEND_HOST, BACKEND_LOCAL};
 use strake_state::{Endpoint, Service, ServicePort, World};
 
-use super::NodeView;
 use super::topology::Preference;
+use super::{Family, NodeView};
 use crate::desired::Target;
 
 /// Endpoints for one traffic policy.
@@ -35,9 +35,16 @@ enum Condition {
     ServingTerminating,
 }
 
-pub(super) fn select(world: &World, node: &NodeView, service: &Service, port: &ServicePort) -> Selection {
+/// The endpoints of one family: a Service's IPv6 addresses lead to the endpoints in its slices of IPv6 addresses.
+pub(super) fn select(
+    world: &World,
+    node: &NodeView,
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+) -> Selection {
     // An endpoint may stand in two slices while the controller moves it; the better condition counts.
-    let mut found: HashMap<(Ipv4Addr, u16), Found<'_>> = HashMap::new();
+    let mut found: HashMap<(IpAddr, u16), Found<'_>> = HashMap::new();
     for slice in world.slices_of(&service.name) {
         let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in numbers.map(|p| p.port) {
@@ -45,14 +52,15 @@ pub(super) fn select(world: &World, node: &NodeView, service: &Service, port: &S
                 let Some(condition) = condition(endpoint) else { continue };
                 let on_this_node = endpoint.node.as_deref() == Some(&*node.name);
                 // All addresses of an endpoint are fungible; consumers take the first (EndpointSlice API).
-                let Some(IpAddr::V4(ip)) = endpoint.addresses.first() else { continue };
-                if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast() {
+                let Some(ip) = endpoint.addresses.first().copied().filter(|ip| Family::of(ip) == family) else {
+                    continue;
+                };
+                if !is_endpoint(ip) {
                     continue;
                 }
-                let target =
-                    Target { addr: (*ip).into(), port: Port::new(number), flags: flags(node, *ip, on_this_node) };
+                let target = Target { addr: ip.into(), port: Port::new(number), flags: flags(node, ip, on_this_node) };
                 let new = Found { condition, on_this_node, target, endpoint };
-                let entry = found.entry((*ip, number)).or_insert(new);
+                let entry = found.entry((ip, number)).or_insert(new);
                 if condition < entry.condition {
                     *entry = new;
                 }
@@ -103,10 +111,22 @@ fn condition(endpoint: &Endpoint) -> Option<Condition> {
     }
 }
 
-fn flags(node: &NodeView, ip: Ipv4Addr, on_this_node: bool) -> u8 {
+/// Whether the address can be an endpoint's at all (the API server has refused others).
+fn is_endpoint(ip: IpAddr) -> bool {
+    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+        return false;
+    }
+    match ip {
+        IpAddr::V4(ip) => !ip.is_broadcast(),
+        // A mapped one is IPv4 in disguise: on the wire it would be a packet of the other family.
+        IpAddr::V6(ip) => !ip.is_unicast_link_local() && ip.to_ipv4_mapped().is_none(),
+    }
+}
+
+fn flags(node: &NodeView, ip: IpAddr, on_this_node: bool) -> u8 {
     if node.addresses.contains(&ip) {
         BACKEND_LOCAL | BACKEND_HOST
-    } else if on_this_node || node.pod_cidr.is_some_and(|cidr| cidr.contains(ip)) {
+    } else if on_this_node || node.pod_cidrs.iter().any(|cidr| cidr.contains(ip)) {
         BACKEND_LOCAL
     } else {
         0

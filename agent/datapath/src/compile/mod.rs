@@ -7,6 +7,9 @@
 //!       └─► frontends:  ClusterIP (internal)  externalIP, LB IP, NodePort (both scopes)┘
 //! ```
 //!
+//! Each family of a Service is compiled by itself: its IPv6 addresses lead to its IPv6 endpoints. IPv6 has no external
+//! scope yet, as packets from the network have no IPv6 path.
+//!
 //! | frontend | scope | backends | none |
 //! |---|---|---|---|
 //! | ClusterIP | internal | `internalTrafficPolicy` | reject; drop if Local and another node has some |
@@ -17,36 +20,22 @@
 
 mod dns;
 mod endpoints;
+mod node;
 mod topology;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::IpNetwork;
-use strake_abi::addr::{Addr4, Cidr4, Port};
-use strake_abi::config::{self as abi_config};
-use strake_abi::endpoint::{NODE_LOCAL, NODE_REMOTE};
-use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey};
-use strake_state::{Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
+use strake_abi::addr::{Addr4, Port};
+use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey6};
+use strake_state::{Pod, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
 
 use crate::config::Config;
 use crate::desired::{Desired, Frontend, Set, Warning, key_order};
 
 pub(crate) use dns::service_name;
-
-/// Idle seconds of flows in the packet path, as nf_conntrack has them by default.
-const UDP_TIMEOUT_S: u32 = 120;
-const TCP_TIMEOUT_S: u32 = 86_400;
-const TCP_CLOSING_TIMEOUT_S: u32 = 120;
-
-/// What is known of the running node beside its configuration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Runtime {
-    /// 0 if there is no uplink.
-    pub uplink_ifindex: u32,
-    /// 0 if unknown.
-    pub host_netns_cookie: u64,
-}
+pub use node::Runtime;
+use node::{NodeView, node_config, nodes};
 
 /// Compiles a snapshot for the node of `config`.
 pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
@@ -61,6 +50,7 @@ pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
     for service in world.services.values() {
         compiler.service(service);
     }
+    compiler.opted_out_pods();
     desired.frontends.sort_by_key(|frontend| key_order(&frontend.key));
     desired.cluster_ips.sort();
     desired.cluster_ips.dedup();
@@ -68,90 +58,33 @@ pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
     desired
 }
 
-/// This node's addresses, from the configuration or the Node object.
-pub(crate) struct NodeView {
-    name: Box<str>,
-    ip: Option<Ipv4Addr>,
-    addresses: Vec<Ipv4Addr>,
-    pod_cidr: Option<ipnetwork::Ipv4Network>,
-    zone: Option<Box<str>>,
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
 }
 
-impl NodeView {
-    fn of(world: &World, config: &Config) -> Self {
-        let object = world.nodes.get(config.node_name.as_str());
-        let mut addresses: Vec<Ipv4Addr> = config.node_ip.into_iter().collect();
-        for ip in object.iter().flat_map(|node| node.internal_ips.iter().chain(&node.external_ips)) {
-            if let IpAddr::V4(ip) = ip
-                && !addresses.contains(ip)
-            {
-                addresses.push(*ip);
-            }
-        }
-        let assigned = object.iter().flat_map(|node| &node.pod_cidrs).find_map(|cidr| match cidr {
-            IpNetwork::V4(cidr) => Some(*cidr),
-            IpNetwork::V6(_) => None,
-        });
-        Self {
-            name: config.node_name.as_str().into(),
-            ip: addresses.first().copied(),
-            addresses,
-            pod_cidr: config.pod_cidr.or(assigned),
-            zone: object.and_then(|node| node.zone.clone()),
+impl Family {
+    const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    fn of(ip: &IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The address of NodePorts.
+    fn any(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
         }
     }
-}
 
-fn cidr(network: ipnetwork::Ipv4Network) -> Cidr4 {
-    Cidr4::new(network.ip(), network.prefix())
-}
-
-fn node_config(config: &Config, node: &NodeView, runtime: Runtime) -> abi_config::Config {
-    let flag = |on: bool, bit: u32| if on { bit } else { 0 };
-    abi_config::Config {
-        abi_version: strake_abi::ABI_VERSION,
-        flags: flag(config.masquerade && runtime.uplink_ifindex != 0 && node.ip.is_some(), abi_config::MASQUERADE)
-            | flag(config.dns, abi_config::DNS)
-            | flag(config.track_all, abi_config::TRACK_ALL)
-            | flag(config.events, abi_config::EVENTS)
-            // Another proxy's translation sits between the Pods, in the node's own stack.
-            | flag(config.services, abi_config::DIRECT),
-        node_ip: node.ip.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
-        cluster_dns: if config.dns { config.cluster_dns } else { Ipv4Addr::UNSPECIFIED }.into(),
-        pod_gateway: config.pod_gateway.into(),
-        uplink_ifindex: runtime.uplink_ifindex,
-        pod_cidr: node.pod_cidr.map(cidr).unwrap_or_default(),
-        cluster_cidr: cidr(config.cluster_cidr),
-        // Another proxy's Services are not ours to refuse.
-        service_cidr: if config.services { cidr(config.service_cidr) } else { Cidr4::default() },
-        snat_port_min: config.snat_ports.0,
-        snat_port_max: config.snat_ports.1,
-        node_port_min: config.node_ports.0,
-        node_port_max: config.node_ports.1,
-        host_netns_cookie: runtime.host_netns_cookie,
-        event_quiet_us: strake_abi::flow::EVENT_QUIET_US,
-        udp_timeout_s: UDP_TIMEOUT_S,
-        tcp_timeout_s: TCP_TIMEOUT_S,
-        tcp_closing_timeout_s: TCP_CLOSING_TIMEOUT_S,
-        ..abi_config::Config::default()
+    /// Whether a Service is served in this family: it has a ClusterIP of it (or, with none at all, an external IP).
+    fn serves(self, service: &Service) -> bool {
+        let ips = if service.cluster_ips.is_empty() { &service.external_ips } else { &service.cluster_ips };
+        ips.iter().any(|ip| Self::of(ip) == self)
     }
-}
-
-fn nodes(world: &World, this: &NodeView) -> Vec<(Addr4, u32)> {
-    let mut rows: HashMap<Addr4, u32> = HashMap::new();
-    for node in world.nodes.values().filter(|node| node.name != this.name) {
-        for ip in node.internal_ips.iter().chain(&node.external_ips) {
-            if let IpAddr::V4(ip) = ip {
-                rows.insert((*ip).into(), NODE_REMOTE);
-            }
-        }
-    }
-    for ip in this.addresses.iter().chain([&Ipv4Addr::LOCALHOST]) {
-        rows.insert((*ip).into(), NODE_LOCAL);
-    }
-    let mut rows: Vec<_> = rows.into_iter().collect();
-    rows.sort();
-    rows
 }
 
 /// Which kind of frontend an address is. When two Services claim one address and port, the lower kind wins, then the
@@ -180,12 +113,13 @@ struct Compiler<'a> {
     config: &'a Config,
     node: NodeView,
     /// Who has a key: its kind, its Service and its index in `desired.frontends`.
-    taken: HashMap<ServiceKey, (FrontendKind, Box<str>, usize)>,
+    taken: HashMap<ServiceKey6, (FrontendKind, Box<str>, usize)>,
     desired: &'a mut Desired,
 }
 
-/// The two sets of a Service port, made when the first frontend needs one.
+/// The two sets of a Service port in one family, made when the first frontend needs one.
 struct Sets<'a> {
+    family: Family,
     selection: endpoints::Selection,
     service: &'a Service,
     port: &'a ServicePort,
@@ -195,34 +129,31 @@ struct Sets<'a> {
 
 impl Compiler<'_> {
     fn service(&mut self, service: &Service) {
-        let object: Box<str> = service.name.to_string().into();
-        let mut cluster_ips: Vec<Ipv4Addr> = service.cluster_ips.iter().filter_map(v4).collect();
-        // The DNS server's own address is answered at from_pod or by the agent, never load-balanced.
-        let is_dns = cluster_ips.iter().any(|ip| self.config.is_dns(*ip));
-        let ours = !is_dns && !service.other_proxy && self.config.services;
-        if service.headless || (cluster_ips.is_empty() && service.external_ips.is_empty()) {
-            if !service.headless && !service.cluster_ips.is_empty() {
-                self.warn(&object, "has IPv6 addresses only, which are not served yet".into());
-            }
+        if service.headless {
             return;
         }
-        let first_ip = cluster_ips.first().copied();
-        cluster_ips.retain(|ip| !self.config.is_dns(*ip));
-        if ours {
-            self.desired.cluster_ips.extend(cluster_ips.iter().map(|ip| Addr4::from(*ip)));
-        }
-
+        let object: Box<str> = service.name.to_string().into();
+        let first_ip = service.cluster_ips.iter().find_map(v4);
         let mut first_set = None;
-        if ours {
+        // The DNS server's own address is answered at from_pod or by the agent, never load-balanced.
+        let is_dns = service.cluster_ips.iter().filter_map(v4).any(|ip| self.config.is_dns(ip));
+        if is_dns && Family::V6.serves(service) {
+            self.warn(&object, "is the cluster DNS, which answers at its IPv4 address only".into());
+        }
+        if !is_dns && !service.other_proxy && self.config.services {
+            self.desired.cluster_ips.extend(service.cluster_ips.iter().filter_map(v4).map(Addr4::from));
+            self.warn_of_families(&object, service);
             for port in &service.ports {
                 if port.protocol == Protocol::Sctp {
                     self.warn(&object, format!("port {}/SCTP is not served yet", port.port));
                     continue;
                 }
-                let selection = endpoints::select(self.world, &self.node, service, port);
-                let mut sets = Sets { selection, service, port, cluster: None, local: None };
-                self.port(&object, &cluster_ips, &mut sets);
-                first_set = first_set.or(sets.cluster).or(sets.local);
+                for family in Family::ALL.into_iter().filter(|family| family.serves(service)) {
+                    let selection = endpoints::select(self.world, &self.node, service, port, family);
+                    let mut sets = Sets { family, selection, service, port, cluster: None, local: None };
+                    self.port(&object, &mut sets);
+                    first_set = first_set.or(sets.cluster).or(sets.local);
+                }
             }
         }
         if let Some(ip) = first_ip.filter(|_| self.config.dns) {
@@ -233,33 +164,66 @@ impl Compiler<'_> {
         }
     }
 
-    fn port(&mut self, object: &str, cluster_ips: &[Ipv4Addr], sets: &mut Sets<'_>) {
-        let Sets { service, port, .. } = *sets;
-        for ip in cluster_ips {
+    /// What of a Service's IPv6 addresses is not served, and addresses of a family that the Service does not have.
+    fn warn_of_families(&mut self, object: &str, service: &Service) {
+        let outside = || service.external_ips.iter().chain(&service.load_balancer_ips);
+        for ip in outside().filter(|ip| !Family::of(ip).serves(service)) {
+            self.warn(object, format!("{ip} is of another family than its ClusterIPs, and is not served"));
+        }
+        let has_node_port = service.ports.iter().any(|port| port.node_port != 0);
+        if Family::V6.serves(service) && (has_node_port || outside().any(IpAddr::is_ipv6)) {
+            let message = "its IPv6 NodePorts, external and LoadBalancer IPs answer sockets of this node only: \
+                           packets from the network have no IPv6 path yet";
+            self.warn(object, message.into());
+        }
+    }
+
+    /// Pods that only the packet path serves, which has no IPv6 yet.
+    fn opted_out_pods(&mut self) {
+        if self.desired.frontends.iter().all(|frontend| frontend.key.v4().is_some()) {
+            return;
+        }
+        let here = |pod: &&Pod| pod.node.as_deref() == Some(&*self.node.name) && !pod.finished && !pod.host_network;
+        let pods = self.world.pods.values().map(|pod| &**pod).filter(here);
+        let names: Vec<String> =
+            pods.filter(|pod| self.world.socket_lb_disabled(&pod.name)).map(|pod| pod.name.to_string()).collect();
+        for name in names {
+            let message = "opted out of the socket hooks, and so reaches no IPv6 Service: packets of Pods have no \
+                           IPv6 path yet";
+            self.warn(&name, message.into());
+        }
+    }
+
+    fn port(&mut self, object: &str, sets: &mut Sets<'_>) {
+        let Sets { family, service, port, .. } = *sets;
+        let ours = |ip: &&IpAddr| Family::of(ip) == family;
+        for ip in service.cluster_ips.iter().filter(ours) {
             let key = key(*ip, port.port, port, SCOPE_INTERNAL);
             self.frontend(object, FrontendKind::ClusterIp, key, service.internal_policy, 0, sets);
         }
         let outside = service.external_policy;
-        let mut both = |compiler: &mut Self, kind, ip: Ipv4Addr, number: u16, flags: u32| {
+        let mut both = |compiler: &mut Self, kind, ip: IpAddr, number: u16, flags: u32| {
             let internal = key(ip, number, port, SCOPE_INTERNAL);
             // Pods and the node itself are short-circuited to the cluster's endpoints, as kube-proxy does it.
             compiler.frontend(object, kind, internal, TrafficPolicy::Cluster, flags, sets);
-            let external = key(ip, number, port, SCOPE_EXTERNAL);
-            compiler.frontend(object, kind, external, outside, flags, sets);
+            if family == Family::V4 {
+                let external = key(ip, number, port, SCOPE_EXTERNAL);
+                compiler.frontend(object, kind, external, outside, flags, sets);
+            }
         };
         if port.node_port != 0 {
-            both(self, FrontendKind::NodePort, Ipv4Addr::UNSPECIFIED, port.node_port, SERVICE_NODE_PORT);
+            both(self, FrontendKind::NodePort, family.any(), port.node_port, SERVICE_NODE_PORT);
         }
         if service.load_balancer_source_ranges.is_empty() {
-            for ip in service.load_balancer_ips.iter().filter_map(v4) {
-                both(self, FrontendKind::LoadBalancer, ip, port.port, 0);
+            for ip in service.load_balancer_ips.iter().filter(ours) {
+                both(self, FrontendKind::LoadBalancer, *ip, port.port, 0);
             }
-        } else if !service.load_balancer_ips.is_empty() {
+        } else if service.load_balancer_ips.iter().any(|ip| ours(&ip)) {
             let message = "loadBalancerSourceRanges is not enforced yet, so its LoadBalancer IPs are not served";
             self.warn(object, message.into());
         }
-        for ip in service.external_ips.iter().filter_map(v4) {
-            both(self, FrontendKind::External, ip, port.port, 0);
+        for ip in service.external_ips.iter().filter(ours) {
+            both(self, FrontendKind::External, *ip, port.port, 0);
         }
     }
 
@@ -267,12 +231,12 @@ impl Compiler<'_> {
         &mut self,
         object: &str,
         kind: FrontendKind,
-        key: ServiceKey,
+        key: ServiceKey6,
         policy: TrafficPolicy,
         flags: u32,
         sets: &mut Sets<'_>,
     ) {
-        if key.port.get() == 0 || self.config.is_dns(key.addr.into()) {
+        if key.port.get() == 0 || key.addr.v4().is_some_and(|ip| self.config.is_dns(ip.into())) {
             return;
         }
         let index = match self.taken.get(&key) {
@@ -311,13 +275,14 @@ impl Compiler<'_> {
     }
 
     fn set(&mut self, policy: TrafficPolicy, sets: &mut Sets<'_>) -> usize {
-        let Sets { selection, service, port, cluster, local } = sets;
+        let Sets { family, selection, service, port, cluster, local } = sets;
         let (slot, chosen) = match policy {
             TrafficPolicy::Cluster => (cluster, &selection.cluster),
             TrafficPolicy::Local => (local, &selection.local),
         };
         *slot.get_or_insert_with(|| {
             let suffix = if policy == TrafficPolicy::Local { " (node-local)" } else { "" };
+            let six = if *family == Family::V6 { " IPv6" } else { "" };
             let affinity_timeout_s = match service.affinity {
                 SessionAffinity::None => 0,
                 SessionAffinity::ClientIp { timeout } => timeout,
@@ -326,7 +291,7 @@ impl Compiler<'_> {
             // connections to a terminating endpoint, so there the members are the slice alone.
             let lingers = port.protocol == Protocol::Udp && affinity_timeout_s == 0;
             self.desired.sets.push(Set {
-                owner: format!("{}:{}/{}{suffix}", service.name, port.port, port.protocol).into(),
+                owner: format!("{}:{}/{}{six}{suffix}", service.name, port.port, port.protocol).into(),
                 proto: port.protocol.number(),
                 affinity_timeout_s,
                 backends: chosen.backends.clone(),
@@ -341,8 +306,8 @@ impl Compiler<'_> {
     }
 }
 
-fn key(ip: Ipv4Addr, number: u16, port: &ServicePort, scope: u8) -> ServiceKey {
-    ServiceKey { addr: ip.into(), port: Port::new(number), proto: port.protocol.number(), scope }
+fn key(ip: IpAddr, number: u16, port: &ServicePort, scope: u8) -> ServiceKey6 {
+    ServiceKey6 { addr: ip.into(), port: Port::new(number), proto: port.protocol.number(), scope }
 }
 
 fn v4(ip: &IpAddr) -> Option<Ipv4Addr> {

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     fn node(zone: Option<&str>) -> NodeView {
-        NodeView { name: "n1".into(), ip: None, addresses: Vec::new(), pod_cidr: None, zone: zone.map(Into::into) }
+        NodeView { name: "n1".into(), zone: zone.map(Into::into), ..NodeView::default() }
     }
 
     fn endpoint(nodes: &[&str], zones: &[&str]) -> Endpoint {

@@ -4,26 +4,27 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
-use strake_abi::addr::{Addr4, Port};
+use strake_abi::addr::{Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{Backend, MemberKey, Service, ServiceKey};
-use strake_datapath::{Contents, Maps, ShowKey, key_order};
+use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6};
+use strake_datapath::{Contents, Maps, ShowKey, key_order, table};
 
 pub const SLOTS: u32 = 512;
 
 /// What a reader of one frontend gets: flags, affinity, and the backends of the slice.
-pub type Resolution = Option<(u32, u32, Vec<(Addr4, Port)>)>;
+pub type Resolution = Option<(u32, u32, Vec<(Addr6, Port)>)>;
 
 #[derive(Clone, Debug)]
 pub struct Model {
     pub config: Config,
     pub zone: DnsZone,
-    pub services: HashMap<ServiceKey, Service>,
+    pub services: HashMap<ServiceKey6, Service>,
     pub backends: Vec<Backend>,
     pub members: HashMap<MemberKey, Backend>,
-    pub nodes: HashMap<Addr4, u32>,
+    pub nodes: HashMap<Addr6, u32>,
     pub names: HashMap<DnsKey, DnsName>,
 }
 
@@ -42,12 +43,12 @@ impl Default for Model {
 }
 
 impl Model {
-    pub fn slice(&self, service: &Service) -> Vec<(Addr4, Port)> {
+    pub fn slice(&self, service: &Service) -> Vec<(Addr6, Port)> {
         let slots = service.backend_base as usize..(service.backend_base + service.backend_count) as usize;
         self.backends[slots].iter().map(|backend| (backend.addr, backend.port)).collect()
     }
 
-    pub fn resolve(&self, key: &ServiceKey) -> Resolution {
+    pub fn resolve(&self, key: &ServiceKey6) -> Resolution {
         let service = self.services.get(key)?;
         Some((service.flags, service.affinity_timeout_s, self.slice(service)))
     }
@@ -75,10 +76,10 @@ impl Model {
                 0 => String::new(),
                 seconds => format!(" affinity {seconds} s"),
             };
-            let _ = writeln!(out, "SERVICES {}{affinity}{flags}", ShowKey(key));
+            let _ = writeln!(out, "{} {}{affinity}{flags}", table(key), ShowKey(key));
             let slots = service.backend_base as usize..(service.backend_base + service.backend_count) as usize;
             for backend in &self.backends[slots] {
-                let _ = writeln!(out, "  -> {}:{}{}", backend.addr, backend.port, backend_flags(backend.flags));
+                let _ = writeln!(out, "  -> {}{}", end(backend), backend_flags(backend.flags));
                 let member = MemberKey { service_id: service.id, backend_id: backend.id };
                 if self.members.contains_key(&member) {
                     let _ = writeln!(out, "     member");
@@ -91,7 +92,7 @@ impl Model {
                     .members
                     .iter()
                     .filter(|(member, b)| member.service_id == service.id && !live.contains(&b.id))
-                    .map(|(_, backend)| format!("{}:{}", backend.addr, backend.port))
+                    .map(|(_, backend)| end(backend).to_string())
                     .collect();
                 lingering.sort();
                 for backend in lingering {
@@ -103,7 +104,8 @@ impl Model {
         nodes.sort();
         for (addr, flags) in nodes {
             let what = if *flags & strake_abi::endpoint::NODE_LOCAL != 0 { "this node" } else { "another node" };
-            let _ = writeln!(out, "NODES {addr} {what}");
+            let table = if addr.v4().is_some() { "NODES" } else { "NODES_V6" };
+            let _ = writeln!(out, "{table} {addr} {what}");
         }
         let mut names: Vec<String> = self
             .names
@@ -119,6 +121,10 @@ impl Model {
         }
         out
     }
+}
+
+fn end(backend: &Backend) -> SocketAddr {
+    SocketAddr::new(backend.addr.ip(), backend.port.get())
 }
 
 fn service_flags(flags: u32) -> String {
@@ -172,12 +178,12 @@ impl Maps for Model {
         Ok(())
     }
 
-    fn put_nodes(&mut self, rows: &[(Addr4, u32)]) -> Result<(), Infallible> {
+    fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), Infallible> {
         self.nodes.extend(rows.iter().copied());
         Ok(())
     }
 
-    fn remove_nodes(&mut self, keys: &[Addr4]) -> Result<(), Infallible> {
+    fn remove_nodes(&mut self, keys: &[Addr6]) -> Result<(), Infallible> {
         self.nodes.retain(|key, _| !keys.contains(key));
         Ok(())
     }
@@ -192,12 +198,12 @@ impl Maps for Model {
         Ok(())
     }
 
-    fn put_services(&mut self, rows: &[(ServiceKey, Service)]) -> Result<(), Infallible> {
+    fn put_services(&mut self, rows: &[(ServiceKey6, Service)]) -> Result<(), Infallible> {
         self.services.extend(rows.iter().copied());
         Ok(())
     }
 
-    fn remove_services(&mut self, keys: &[ServiceKey]) -> Result<(), Infallible> {
+    fn remove_services(&mut self, keys: &[ServiceKey6]) -> Result<(), Infallible> {
         self.services.retain(|key, _| !keys.contains(key));
         Ok(())
     }
