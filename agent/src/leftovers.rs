@@ -7,7 +7,7 @@
 //! the network namespace has any NAT chain and any rule that looks at connections. Where kube-proxy had the last ones, a
 //! table that does nothing else takes their place first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -21,11 +21,21 @@ use crate::{Error, api};
 const KEEP_NAT: &str = "strake-keep-nat";
 const IPVS_DEVICE: &str = "kube-ipvs0";
 
-/// Detaches our programs and removes the pins under `bpf_root`, filters on `uplink` and the empty NAT chain. Returns a
-/// line for each thing removed.
+/// Detaches our programs and removes the pins under `bpf_root`, filters on `uplink` and the empty NAT chain. Returns
+/// lines of what was removed.
 pub fn remove_ours(bpf_root: &Path, uplink: Option<&str>) -> Result<Vec<String>, Error> {
     let pins = Datapath::cleanup(bpf_root, uplink).map_err(|e| Error::Datapath(api::chain(&e)))?;
-    let mut removed: Vec<String> = pins.iter().map(|pin| format!("removed {}", pin.display())).collect();
+    let mut folders: BTreeMap<&Path, Vec<String>> = BTreeMap::new();
+    for pin in &pins {
+        if let (Some(folder), Some(name)) = (pin.parent(), pin.file_name()) {
+            folders.entry(folder).or_default().push(name.to_string_lossy().into_owned());
+        }
+    }
+    let mut removed: Vec<String> = Vec::new();
+    for (folder, mut names) in folders {
+        names.sort();
+        removed.push(format!("removed {}: {}", folder.display(), names.join(" ")));
+    }
     for (family, table) in nft_tables()?.unwrap_or_default() {
         if table == KEEP_NAT {
             feed("nft", &["-f", "-"], &format!("delete table {family} {table}\n"))?;

@@ -49,6 +49,9 @@ pub async fn run(args: Args) -> Result<()> {
         });
     }
     let server = match server(&kubeconfig).await {
+        Err(_) if !kubeconfig.exists() => {
+            json!({"state": format!("none of ours here ({} is not there)", kubeconfig.display())})
+        }
         Ok(version) => json!({"state": "running", "version": version}),
         Err(error) => json!({"state": format!("{error:#}")}),
     };

@@ -319,14 +319,14 @@ fn a_proxy_with_kube_proxys_rights_serves_somebody_elses_cluster() {
 
     // Nothing was asked that kube-proxy may not have, but for the two kinds that may be missing, once each.
     let denied = proxy.log().lines().filter(|l| l.contains("denies list or watch")).count();
-    assert_eq!(denied, 2, "{}", proxy.log());
+    assert_eq!((denied, proxy.log().matches("forbidden").count()), (2, 2), "{}", proxy.log());
 
     proxy.stop();
     assert_eq!(from_node("web").0, "200", "a stopped proxy's Services are answered");
     let mut cleanup = room.command(&strake().display().to_string());
     cleanup.args(["agent", "cleanup", "--uplink", "eth0", "--bpf-root", &bpf_root(room)]);
     let removed = run(cleanup);
-    for pin in ["links/sock_connect4", "links/from_net", "maps/SERVICES"] {
+    for pin in ["links: from_net", " sock_connect4", "maps: AFFINITY", " SERVICES"] {
         assert!(removed.text().contains(pin), "{removed}");
     }
     let mut look = room.command("find");

@@ -151,11 +151,11 @@ where
             Ok(Event::InitApply(object) | Event::Apply(object)) => change(name(&object), object.extract()),
             Ok(Event::Delete(object)) => change(name(&object), None),
             Err(error) => {
-                let message = error.to_string();
+                let message = said(&error);
                 if denied(&error) {
                     Change::Trouble(kind, SourceState::Denied { message })
                 } else {
-                    debug!(resource = kind.resource(), message, "watch interrupted");
+                    debug!(resource = kind.resource(), why = message, "watch interrupted");
                     Change::Trouble(kind, SourceState::Failing { message })
                 }
             }
@@ -184,7 +184,7 @@ impl Patient {
             Change::Trouble(kind, SourceState::Denied { message }) => {
                 if self.refusals == 0 {
                     let without = if kind.required() { "nothing is programmed" } else { "flows lack names" };
-                    warn!(resource = kind.resource(), message, without, "the API server denies list or watch");
+                    warn!(resource = kind.resource(), why = message, without, "the API server denies list or watch");
                 }
                 self.refusals += 1;
                 self.pause = (!kind.required()).then(|| pause(self.refusals));
@@ -203,12 +203,22 @@ fn pause(refusals: u32) -> Duration {
     Duration::from_secs(1 << refusals.min(9)).min(Duration::from_secs(600))
 }
 
-fn denied(error: &watcher::Error) -> bool {
+/// What the API server answered, if it did.
+fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 403,
-        watcher::Error::WatchError(status) => status.code == 403,
-        _ => false,
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
     }
+}
+
+fn denied(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| status.code == 403)
+}
+
+/// The server's own words where there are any.
+fn said(error: &watcher::Error) -> String {
+    status(error).map_or_else(|| error.to_string(), |status| status.message.clone())
 }
