@@ -1,12 +1,14 @@
 //! Real sockets over real links: what `BPF_PROG_TEST_RUN` cannot show (redirects, unfinished checksums, segmentation,
 //! routing, socket hooks).
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::CgroupSockAddr;
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use strake_abi::dns::{DNS_HAS_A, DNS_NAMES};
@@ -334,6 +336,18 @@ fn measure_sockets_and_names() -> Result<()> {
         room.kernel.configure(|c| c.flags &= if events { u32::MAX } else { !strake_abi::config::EVENTS })?;
         println!("events {events}: {}", room.hooked(&room.pod, "live::part_of_measure", "pod")?);
     }
+    {
+        // What the programs themselves take, a Service's connect() and others together; the kernel's clock adds some.
+        let _stats = aya::sys::enable_stats(aya::sys::Stats::RunTime)?;
+        let before = hook_time(&mut room)?;
+        room.hooked(&room.pod, "live::part_of_measure", "pod")?;
+        for (name, (time, runs)) in hook_time(&mut room)? {
+            let (time, runs) = (time - before[name].0, runs - before[name].1);
+            if runs > 0 {
+                println!("{name}: {} ns a run, {runs} runs", time.as_nanos() / u128::from(runs));
+            }
+        }
+    }
     let name = |i: u32| format!("web-{i}.default.svc.cluster.local");
     for i in 0..30_000 {
         let (key, row) = WireName::from_dotted(&name(i)).context("a name")?.row(Addr4(i.to_be()), 5, DNS_HAS_A, 1);
@@ -358,6 +372,16 @@ fn measure_sockets_and_names() -> Result<()> {
     nanos.sort_unstable();
     println!("DNS of 30,000 names: p50 {} ns, p99 {} ns", nanos[15_000], nanos[29_700]);
     Ok(())
+}
+
+fn hook_time(room: &mut Room) -> Result<BTreeMap<&'static str, (Duration, u64)>> {
+    let mut times = BTreeMap::new();
+    for name in strake_abi::program::SOCK_ADDR {
+        let program: &mut CgroupSockAddr = room.kernel.bpf.program_mut(name).context(name)?.try_into()?;
+        let info = program.info()?;
+        times.insert(name, (info.run_time(), info.run_count()));
+    }
+    Ok(times)
 }
 
 /// Short connections to a Pod, through the VIP by socket hook and by packets, interleaved.
