@@ -51,6 +51,16 @@ pub async fn run(config: Standalone, token: CancellationToken) -> Result<(), Err
         .map_err(|e| Error::Datapath(e.to_string()))?
         .map_err(|e| Error::Datapath(api::chain(&e)))?;
 
+    let routes = std::fs::read_to_string("/proc/net/route").map_err(Error::io("reading /proc/net/route"))?;
+    if let Some(overlay) = overlay(&routes, &config.uplink, config.cluster_cidr) {
+        tracing::warn!(
+            overlay,
+            uplink = config.uplink,
+            "Pods of other nodes are reached through an overlay: from outside, this node's NodePorts reach its own Pods \
+             only; give such Services externalTrafficPolicy: Local"
+        );
+    }
+
     let worlds = strake_state::watch(client, &config.node_name, Scope::Proxy, token.clone());
     let flows = flows(&datapath, worlds.clone(), &token)?;
     let mut parts = JoinSet::new();
@@ -71,4 +81,39 @@ fn datapath(config: &Standalone) -> strake_datapath::Config {
     datapath.masquerade = false;
     datapath.dns = false;
     datapath
+}
+
+/// The link that the routing has for Pods of other nodes, if that is not the uplink. `routes` is `/proc/net/route`.
+fn overlay(routes: &str, uplink: &str, cluster_cidr: Ipv4Network) -> Option<String> {
+    /// The route leads to another node, not to a Pod of this one.
+    const GATEWAY: u32 = 2;
+    routes.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let number = |n: usize| u32::from_str_radix(fields.get(n)?, 16).ok();
+        let (link, destination) = (*fields.first()?, Ipv4Addr::from(u32::from_be(number(1)?)));
+        let remote = number(3)? & GATEWAY != 0 && cluster_cidr.contains(destination);
+        (remote && link != uplink).then(|| link.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The default route, a local Pod, and 10.244.1.0/24 by way of `link`.
+    fn routes(link: &str) -> String {
+        format!(
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
+             eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\n\
+             veth1\t0500F40A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\n\
+             {link}\t0001F40A\t0001F40A\t0003\t0\t0\t0\t00FFFFFF\n"
+        )
+    }
+
+    #[test]
+    fn an_overlay_is_told_by_the_routes_to_other_nodes() {
+        let cidr = "10.244.0.0/16".parse().unwrap();
+        assert_eq!(overlay(&routes("flannel.1"), "eth0", cidr).as_deref(), Some("flannel.1"));
+        assert_eq!(overlay(&routes("eth0"), "eth0", cidr), None);
+    }
 }
