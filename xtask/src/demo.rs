@@ -50,7 +50,8 @@ pub fn show(cluster: &Cluster<'_>) -> Result<()> {
     ui::spin("waiting for its Pods", || {
         ui::capture(&mut cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]))?;
         ui::capture(&mut cluster.kubectl(&["wait", "--for=condition=Ready", "pod/client", "--timeout=120s"])).map(drop)
-    })?;
+    })
+    .map_err(|error| error.context(why(cluster)))?;
     let vip = ui::capture(&mut cluster.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]))?;
     let spread = ui::spin(&format!("calling http://web {CALLS} times from inside a Pod"), || {
         ui::capture(&mut cluster.kubectl(&["exec", "client", "--", "/demo", "call", "http://web", "-n", CALLS]))
@@ -67,4 +68,13 @@ pub fn show(cluster: &Cluster<'_>) -> Result<()> {
         println!("    {line}");
     }
     Ok(())
+}
+
+/// What the cluster itself complains of: the reason why something does not start is an event.
+fn why(cluster: &Cluster<'_>) -> String {
+    let columns = "-o=custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message";
+    match ui::capture(&mut cluster.kubectl(&["get", "events", "--field-selector", "type=Warning", columns])) {
+        Ok(events) => format!("the demo's Pods do not start; warnings of the cluster:\n{events}"),
+        Err(error) => format!("the demo's Pods do not start, and the cluster's events cannot be read ({error:#})"),
+    }
 }
