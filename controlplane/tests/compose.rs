@@ -71,6 +71,17 @@ async fn a_deployment_becomes_pods_that_are_bound_to_a_ready_node() {
 }
 
 #[tokio::test]
+async fn it_ends_when_told_so_before_its_controllers_have_seen_anything() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let shutdown = CancellationToken::new();
+    let plane = start(config(dir.path()), shutdown.clone()).await.unwrap();
+    // As when the agent of the same host cannot start: its error is printed after this.
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(30), plane.wait()).await.expect("it ends").unwrap();
+}
+
+#[tokio::test]
 async fn the_join_token_outlives_a_restart_and_lets_a_node_ask_for_a_certificate() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();

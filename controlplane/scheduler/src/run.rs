@@ -100,11 +100,13 @@ pub async fn run(config: Config, client: Client, cancel: CancellationToken) {
         scheduler.workloads.replication_controllers.synced().await;
     };
     tokio::select! {
+        biased;
         () = cancel.cancelled() => return,
         () = ready => {}
     }
     tracing::info!("scheduler: caches are complete");
     tokio::select! {
+        biased;
         () = cancel.cancelled() => {}
         () = schedule(scheduler) => {}
     }

@@ -104,7 +104,16 @@ pub struct Informer<K> {
     dispatch: Mutex<()>,
     handlers: RwLock<Vec<Handler<K>>>,
     transform: fn(&mut K),
-    synced: tokio::sync::watch::Sender<bool>,
+    phase: tokio::sync::watch::Sender<Phase>,
+}
+
+/// How far a store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Listing,
+    Synced,
+    /// Cancelled before the first complete list.
+    Ended,
 }
 
 fn version(meta: &ObjectMeta) -> Option<u64> {
@@ -125,7 +134,7 @@ impl<K: Resource<DynamicType = D> + Clone + Send + Sync + 'static, D: 'static> I
             dispatch: Mutex::new(()),
             handlers: RwLock::new(Vec::new()),
             transform,
-            synced: tokio::sync::watch::Sender::new(false),
+            phase: tokio::sync::watch::Sender::new(Phase::Listing),
         })
     }
 
@@ -151,11 +160,21 @@ impl<K: Resource<DynamicType = D> + Clone + Send + Sync + 'static, D: 'static> I
         let mut stream = std::pin::pin!(stream);
         loop {
             let event = tokio::select! {
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => None,
                 e = stream.next() => e,
             };
             match event {
-                None => return,
+                None => {
+                    // Nobody waits for a list that will not come.
+                    self.phase.send_if_modified(|phase| {
+                        let ended = *phase == Phase::Listing && cancel.is_cancelled();
+                        if ended {
+                            *phase = Phase::Ended;
+                        }
+                        ended
+                    });
+                    return;
+                }
                 Some(Err(e)) => {
                     // The first failure of a row is worth a line, the rest are the same outage.
                     if failing {
@@ -176,7 +195,7 @@ impl<K: Resource<DynamicType = D> + Clone + Send + Sync + 'static, D: 'static> I
                         Event::InitDone => {
                             self.retain(&listed);
                             listed = HashSet::new();
-                            self.synced.send_replace(true);
+                            self.phase.send_replace(Phase::Synced);
                         }
                         Event::Apply(o) => self.apply(o, true),
                         Event::Delete(o) => self.delete(&Key::of(o.meta()), Some(o.meta()), true),
@@ -291,15 +310,16 @@ impl<K: Resource<DynamicType = D> + Clone + Send + Sync + 'static, D: 'static> I
         }
     }
 
-    /// Returns once the first complete list is in.
+    /// Returns once the first complete list is in, or when the watch was cancelled before: whoever goes on looks at
+    /// the same token first.
     pub async fn synced(&self) {
         // The sender lives in self, so waiting cannot fail.
-        let _ = self.synced.subscribe().wait_for(|s| *s).await;
+        let _ = self.phase.subscribe().wait_for(|phase| *phase != Phase::Listing).await;
     }
 
     /// Whether the first complete list is in.
     pub fn is_synced(&self) -> bool {
-        *self.synced.borrow()
+        *self.phase.borrow() == Phase::Synced
     }
 
     /// The object of that key.
@@ -393,6 +413,16 @@ mod tests {
 
     fn informer() -> Arc<Informer<ConfigMap>> {
         Informer::new(|_| {}, &[("uid", |c: &ConfigMap| c.metadata.uid.clone().into_iter().collect())])
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_list_of_a_watch_that_was_cancelled() {
+        let (i, cancel) = (informer(), CancellationToken::new());
+        let running = tokio::spawn(i.clone().run(futures::stream::pending(), cancel.clone()));
+        cancel.cancel();
+        tokio::time::timeout(std::time::Duration::from_secs(10), i.synced()).await.unwrap();
+        running.await.unwrap();
+        assert!(!i.is_synced(), "what it holds is not complete");
     }
 
     #[test]

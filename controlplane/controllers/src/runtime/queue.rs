@@ -205,7 +205,9 @@ pub async fn run_workers<T, F, Fut>(
         let (queue, cancel, sync) = (queue.clone(), cancel.clone(), sync.clone());
         tasks.spawn(async move {
             loop {
+                // Cancelled may mean that the caches never were complete: then nothing is to be taken for missing.
                 let key = tokio::select! {
+                    biased;
                     () = cancel.cancelled() => return,
                     key = queue.next() => key,
                 };
