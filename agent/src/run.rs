@@ -100,6 +100,7 @@ fn start_datapath(config: &Config) -> Result<Datapath, Error> {
     datapath.pod_gateway = GATEWAY;
     datapath.services = config.has(Component::Proxy);
     datapath.masquerade = config.has(Component::Network);
+    datapath.host_ports = config.has(Component::Network);
     datapath.dns = config.has(Component::Dns);
     Datapath::start(datapath).map_err(|e| Error::Datapath(api::chain(&e)))
 }

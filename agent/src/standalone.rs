@@ -79,6 +79,7 @@ fn datapath(config: &Standalone) -> strake_datapath::Config {
     // kube-proxy knows no Service range either: an address of no Service is somebody else's to judge.
     datapath.service_cidr = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
     datapath.masquerade = false;
+    datapath.host_ports = false;
     datapath.dns = false;
     datapath
 }

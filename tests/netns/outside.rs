@@ -26,6 +26,27 @@ fn a_node_port_is_reached_from_outside() {
     }
 }
 
+/// From outside with the client's own address, from another Pod, and from the node by every address it has.
+#[test]
+fn a_host_port_leads_to_its_pod_from_everywhere() {
+    let _alone = alone();
+    let mut lab = lab();
+    let (web, client) = (lab.pod("web"), lab.pod("client"));
+    lab.host_port(&web, 8080, 8888);
+    let datapath = lab.start();
+    let _server = lab.serve(&web, 8080);
+    let there = format!("{NODE_IP}:8888");
+    let answer = lab.outside(&["tcp", &there]).line();
+    assert!(answer.starts_with(&format!("web {OUTSIDE_IP}:")) && answer.ends_with(&format!("as {there}")), "{answer}");
+    let answer = lab.in_pod(&client, &["tcp", &there]).line();
+    assert!(answer.starts_with(&format!("web {}:", client.ip)), "{answer}");
+    for address in [there.as_str(), "127.0.0.1:8888"] {
+        let answer = lab.on_node(&["tcp", address]).line();
+        assert!(answer.starts_with("web ") && answer.ends_with(&format!("as {address}")), "{answer}");
+    }
+    assert_eq!(datapath.status().unwrap().warnings.len(), 0);
+}
+
 #[test]
 fn a_pod_leaves_the_cluster_with_the_nodes_address() {
     let _alone = alone();

@@ -240,6 +240,14 @@ impl Lab {
         pod
     }
 
+    /// Declares a hostPort of a Pod (TCP).
+    pub fn host_port(&mut self, pod: &LabPod, container_port: u16, host_port: u16) {
+        let mut object = pod_object(pod, false);
+        object["spec"]["containers"] =
+            json!([{"name": "c", "ports": [{"containerPort": container_port, "hostPort": host_port}]}]);
+        self.put(object);
+    }
+
     /// Gives the node and the machine outside an IPv6 address each, and says so in the Node object.
     pub fn with_ipv6(&mut self) {
         ip(&format!("-n {} addr add {NODE_IP6}/64 dev up0 nodad", self.node));

@@ -35,6 +35,8 @@ pub struct Config {
     pub snat_ports: (u16, u16),
     /// Masquerade what Pods send out of the cluster.
     pub masquerade: bool,
+    /// Serve the hostPorts of this node's Pods, whose network is ours.
+    pub host_ports: bool,
     /// Answer Services. Without, their addresses are left alone for another proxy.
     pub services: bool,
     /// Answer Service names in the kernel.
@@ -70,6 +72,7 @@ impl Config {
             node_ports: (30_000, 32_767),
             snat_ports: (61_000, 65_535),
             masquerade: true,
+            host_ports: true,
             services: true,
             dns: true,
             events: true,

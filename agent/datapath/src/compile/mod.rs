@@ -20,6 +20,7 @@
 
 mod dns;
 mod endpoints;
+mod hostports;
 mod node;
 mod topology;
 
@@ -50,6 +51,7 @@ pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
     for service in world.services.values() {
         compiler.service(service);
     }
+    compiler.host_ports();
     compiler.opted_out_pods();
     desired.frontends.sort_by_key(|frontend| key_order(&frontend.key));
     desired.cluster_ips.sort();
@@ -95,6 +97,7 @@ enum FrontendKind {
     NodePort,
     LoadBalancer,
     External,
+    HostPort,
 }
 
 impl FrontendKind {
@@ -104,6 +107,7 @@ impl FrontendKind {
             Self::NodePort => "NodePort",
             Self::LoadBalancer => "LoadBalancer IP",
             Self::External => "external IP",
+            Self::HostPort => "hostPort",
         }
     }
 }

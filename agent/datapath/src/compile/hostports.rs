@@ -1,0 +1,90 @@
+//! hostPorts of this node's Pods, as a CNI portmap plugin would do them: an address of the node and a port that lead to one
+//! Pod, for whoever asks, with the client's address kept.
+//!
+//! May not know: which Pods the scheduler let share a node.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use strake_abi::addr::Port;
+use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SCOPE_INTERNAL, ServiceKey6};
+use strake_state::{HostPort, Pod, Protocol};
+
+use super::{Compiler, Family, FrontendKind};
+use crate::desired::{Frontend, Set, ShowKey, Target};
+
+impl Compiler<'_> {
+    /// The Pods' network is ours, and so are their hostPorts: under another CNI plugin that one sees to them.
+    pub(super) fn host_ports(&mut self) {
+        if !self.config.host_ports {
+            return;
+        }
+        let here = |pod: &&Pod| pod.node.as_deref() == Some(&*self.node.name) && !pod.finished && !pod.host_network;
+        let world = self.world;
+        let pods: Vec<&Pod> = world.pods.values().map(|pod| &**pod).filter(here).collect();
+        for pod in pods {
+            for port in &pod.host_ports {
+                if port.protocol == Protocol::Sctp {
+                    self.warn(&pod.name.to_string(), format!("hostPort {}/SCTP is not served yet", port.host_port));
+                    continue;
+                }
+                for family in Family::ALL {
+                    self.host_port(pod, port, family);
+                }
+            }
+        }
+    }
+
+    fn host_port(&mut self, pod: &Pod, port: &HostPort, family: Family) {
+        let Some(ip) = pod.ips.iter().find(|ip| Family::of(ip) == family) else { return };
+        let addresses = self.addresses(port, family);
+        if addresses.is_empty() {
+            return;
+        }
+        let target = Target { addr: (*ip).into(), port: Port::new(port.container_port), flags: BACKEND_LOCAL };
+        let set = self.desired.sets.len();
+        self.desired.sets.push(Set {
+            owner: format!("pod {}:{}/{}", pod.name, port.container_port, port.protocol).into(),
+            proto: port.protocol.number(),
+            affinity_timeout_s: 0,
+            backends: vec![target],
+            lingering: Vec::new(),
+        });
+        // Packets from the network have an IPv4 path only.
+        let scopes = if family == Family::V4 { &[SCOPE_INTERNAL, SCOPE_EXTERNAL][..] } else { &[SCOPE_INTERNAL] };
+        let object = pod.name.to_string();
+        for addr in addresses {
+            for scope in scopes {
+                let proto = port.protocol.number();
+                let key = ServiceKey6 { addr: addr.into(), port: Port::new(port.host_port), proto, scope: *scope };
+                if let Some((kind, owner, _)) = self.taken.get(&key) {
+                    let message = format!("hostPort {} belongs to {} of {owner}", ShowKey(&key), kind.as_str());
+                    self.warn(&object, message);
+                    continue;
+                }
+                self.taken.insert(key, (FrontendKind::HostPort, object.as_str().into(), self.desired.frontends.len()));
+                self.desired.frontends.push(Frontend { key, set, flags: 0 });
+            }
+        }
+    }
+
+    /// The one that was asked for, or every address of the node, the loopback one too.
+    fn addresses(&self, port: &HostPort, family: Family) -> Vec<IpAddr> {
+        let own = |ip: &IpAddr| Family::of(ip) == family;
+        match port.host_ip.filter(|ip| !ip.is_unspecified()) {
+            Some(ip) => Some(ip).filter(own).into_iter().collect(),
+            None => {
+                let loopback = match family {
+                    Family::V4 => IpAddr::from(Ipv4Addr::LOCALHOST),
+                    Family::V6 => Ipv6Addr::LOCALHOST.into(),
+                };
+                let nodes = self.node.addresses.iter().copied().filter(own);
+                let mut all: Vec<IpAddr> = nodes.collect();
+                // A node without an address of the family has none of it to offer.
+                if !all.is_empty() {
+                    all.push(loopback);
+                }
+                all
+            }
+        }
+    }
+}
