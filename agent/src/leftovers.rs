@@ -24,7 +24,7 @@ const IPVS_DEVICE: &str = "kube-ipvs0";
 /// Detaches our programs and removes the pins under `bpf_root`, filters on `uplink` and the empty NAT chain. Returns
 /// lines of what was removed.
 pub fn remove_ours(bpf_root: &Path, uplink: Option<&str>) -> Result<Vec<String>, Error> {
-    let pins = Datapath::cleanup(bpf_root, uplink).map_err(|e| Error::Datapath(api::chain(&e)))?;
+    let pins = Datapath::cleanup(bpf_root, uplink.as_slice()).map_err(|e| Error::Datapath(api::chain(&e)))?;
     let mut folders: BTreeMap<&Path, Vec<String>> = BTreeMap::new();
     for pin in &pins {
         if let (Some(folder), Some(name)) = (pin.parent(), pin.file_name()) {

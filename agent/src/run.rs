@@ -29,9 +29,17 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
     std::fs::create_dir_all(&dir).map_err(Error::io(format!("making {}", dir.display())))?;
     let config = Arc::new(config);
 
+    // What this host lacks is said first: joining may wait for a server, and then fail for another reason.
+    let datapath_config = datapath_config(&config);
+    let checked = datapath_config.clone();
+    let datapath_error = |e| Error::Datapath(api::chain(&e));
+    tokio::task::spawn_blocking(move || Datapath::preflight(&checked))
+        .await
+        .map_err(|e| Error::Datapath(e.to_string()))?
+        .map_err(datapath_error)?;
+
     // The slow starts side by side: certificates, the runtime, the verifier.
-    let starting = config.clone();
-    let datapath = tokio::task::spawn_blocking(move || start_datapath(&starting));
+    let datapath = tokio::task::spawn_blocking(move || Datapath::start(datapath_config).map_err(datapath_error));
     let (credentials, runtime) = tokio::try_join!(join::ensure(&config), runtime(&config))?;
     let datapath = datapath.await.map_err(|e| Error::Datapath(e.to_string()))??;
 
@@ -89,7 +97,7 @@ async fn runtime(config: &Config) -> Result<Option<containers::Runtime>, Error> 
     if config.has(Component::Kubelet) { containers::ensure(config).await.map(Some) } else { Ok(None) }
 }
 
-fn start_datapath(config: &Config) -> Result<Datapath, Error> {
+fn datapath_config(config: &Config) -> strake_datapath::Config {
     let mut datapath = strake_datapath::Config::new(&config.node_name, &config.cgroup_root, &config.bpf_root);
     datapath.uplink = Some(config.uplink.clone());
     datapath.node_ip = Some(config.node_ip);
@@ -102,7 +110,7 @@ fn start_datapath(config: &Config) -> Result<Datapath, Error> {
     datapath.masquerade = config.has(Component::Network);
     datapath.host_ports = config.has(Component::Network);
     datapath.dns = config.has(Component::Dns);
-    Datapath::start(datapath).map_err(|e| Error::Datapath(api::chain(&e)))
+    datapath
 }
 
 /// Takes over the interfaces of Pods that were plumbed before this agent started.

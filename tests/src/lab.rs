@@ -493,7 +493,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.datapath = None;
         let quietly = |arguments: &[&str]| drop(Command::new("ip").args(arguments).stderr(Stdio::null()).status());
-        let _ = Datapath::cleanup(&self.bpf.join("pins"), None);
+        let _ = Datapath::cleanup(&self.bpf.join("pins"), &[]);
         let _ = umount2(&self.bpf, MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.bpf);
         let pods = self.pods.iter().map(|pod| pod.netns.as_str());

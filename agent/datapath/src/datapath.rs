@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::desired::Desired;
 use crate::diff::{DiffError, diff};
 use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
-use crate::features::{Features, own_netns_cookie, probe_kernel};
+use crate::features::{Features, has_tcx, own_netns_cookie};
 use crate::installed::Installed;
 use crate::loader::{self, LoadError, Loaded, maps_folder};
 use crate::maps::{KernelMaps, MapsError, Occupancy};
@@ -75,6 +75,11 @@ struct Inner {
 }
 
 impl Datapath {
+    /// Whether this kernel and host have what [`Datapath::start`] needs. Takes a few milliseconds, changes nothing.
+    pub fn preflight(config: &Config) -> Result<(), Error> {
+        loader::preflight(config).map(drop).map_err(|error| Error::Load(error.into()))
+    }
+
     /// Loads the programs, takes over or makes the pinned maps, and attaches to the cgroup and the uplink. What an
     /// agent before us left keeps working without a gap. Blocks for some 100 ms (the kernel verifies the programs).
     pub fn start(config: Config) -> Result<Self, Error> {
@@ -227,11 +232,19 @@ impl Datapath {
             target: target.clone(),
             how: *how,
         });
+        // Without namespace cookies the hooks cannot tell whose socket it is.
+        let cookies = inner.loaded.features.netns_cookie;
+        let cannot_opt_out = inner.endpoints.list().into_iter().filter(|known| known.no_socket && !cookies);
+        let cannot_opt_out = cannot_opt_out.map(|known| Notice {
+            object: known.spec.pod.to_string(),
+            message: "it cannot opt out of the socket hooks on this kernel: that needs SO_NETNS_COOKIE (Linux 5.14)"
+                .to_owned(),
+        });
         let endpoints = inner.endpoints.list().into_iter().map(|known| EndpointStatus {
             pod: known.spec.pod.to_string(),
             ip: known.spec.ip,
             interface: known.spec.interface.clone(),
-            socket_hooks: !known.no_socket,
+            socket_hooks: !known.no_socket || !cookies,
         });
         let warnings = inner.desired.warnings.iter();
         let drops = maps.drops()?;
@@ -252,6 +265,7 @@ impl Datapath {
             last_error: inner.last_error.clone(),
             warnings: warnings
                 .map(|warning| Notice { object: warning.object.to_string(), message: warning.message.to_string() })
+                .chain(cannot_opt_out)
                 .collect(),
             drops: DropReason::ALL.iter().skip(1).map(|r| (r.as_str(), nth(&drops, *r as u8))).collect(),
             counters: Counter::ALL.iter().map(|c| (c.as_str(), nth(&counters, *c as u8))).collect(),
@@ -259,14 +273,13 @@ impl Datapath {
         })
     }
 
-    /// Removes programs, links and maps of the node whose pins are under `bpf_root`, and from `uplink` the filters of a
-    /// kernel without tcx. Returns what was there.
-    pub fn cleanup(bpf_root: &Path, uplink: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+    /// Removes programs, links and maps of the node whose pins are under `bpf_root`. A kernel without tcx has no pins of
+    /// what is attached to interfaces: from `interfaces`, the uplink and the host sides of veths, the filters are
+    /// removed by name. Returns the pins that were there.
+    pub fn cleanup(bpf_root: &Path, interfaces: &[&str]) -> Result<Vec<PathBuf>, Error> {
         let removed = loader::cleanup(bpf_root)?;
-        if let Some(uplink) = uplink
-            && !probe_kernel().map_err(LoadError::from)?.tcx
-        {
-            loader::cleanup_clsact(uplink);
+        if !has_tcx().map_err(LoadError::from)? {
+            interfaces.iter().for_each(|interface| loader::cleanup_clsact(interface));
         }
         Ok(removed)
     }

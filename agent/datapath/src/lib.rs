@@ -9,6 +9,7 @@
 //! Knows BPF and, in `compile` only, the snapshot's types. It does not know the Kubernetes API, the CNI plugin or gRPC.
 
 mod check;
+mod clsact;
 mod compile;
 mod config;
 mod datapath;

@@ -100,11 +100,18 @@ fn make(path: &Path) -> Result<(), LoadError> {
     fs::create_dir_all(path).map_err(|source| LoadError::Folder { path: path.into(), source })
 }
 
+/// Whether kernel and host have what is needed, in a few milliseconds; changes nothing.
+pub fn preflight(config: &Config) -> Result<Features, FeatureError> {
+    let features = probe_kernel()?;
+    open_cgroup(&config.cgroup_root)?;
+    check_bpffs(&config.bpf_root)?;
+    Ok(features)
+}
+
 /// Probes the kernel, loads the object and verifies every program. Attaches nothing yet.
 pub fn load(config: &Config) -> Result<Loaded, LoadError> {
-    let features = probe_kernel()?;
+    let features = preflight(config)?;
     make(&config.bpf_root)?;
-    check_bpffs(&config.bpf_root)?;
     refuse_other_abi(config)?;
     let (maps, links) = (maps_folder(&config.bpf_root), links_folder(&config.bpf_root));
     make(&maps)?;
@@ -399,9 +406,9 @@ pub fn cleanup(bpf_root: &Path) -> Result<Vec<PathBuf>, LoadError> {
     Ok(removed)
 }
 
-/// Removes our clsact filters from an uplink (kernels below 6.6).
-pub fn cleanup_clsact(uplink: &str) {
+/// Removes our clsact filters from an interface of the calling thread's namespace (kernels below 6.6).
+pub fn cleanup_clsact(interface: &str) {
     for name in [program::FROM_NET, program::TO_NET] {
-        detach_clsact(uplink, name);
+        detach_clsact(interface, name);
     }
 }
