@@ -85,11 +85,14 @@ fn a_service_without_endpoints_refuses_at_once_on_both_paths() {
     let mut lab = lab();
     let client = lab.pod("client");
     lab.service("none", VIP, "TCP", 80, json!({}), &[]);
-    lab.start();
-    assert_eq!(lab.in_pod(&client, &["tcp", &format!("{VIP}:80")]).line(), "error ConnectionRefused");
+    let features = lab.start().features();
+    // Below 5.18 a hook cannot say which error; below 5.14 a Pod cannot opt out of it.
+    let hook = if features.set_retval { "error ConnectionRefused" } else { "error PermissionDenied" };
+    assert_eq!(lab.in_pod(&client, &["tcp", &format!("{VIP}:80")]).line(), hook);
     lab.opt_out(&client);
     lab.apply();
-    assert_eq!(lab.in_pod(&client, &["tcp", &format!("{VIP}:80")]).line(), "error ConnectionRefused");
+    let packets = if features.netns_cookie { "error ConnectionRefused" } else { hook };
+    assert_eq!(lab.in_pod(&client, &["tcp", &format!("{VIP}:80")]).line(), packets);
 }
 
 #[test]

@@ -306,7 +306,12 @@ fn a_pod_that_opted_out_is_left_to_the_packet_path() -> Result<()> {
 
 #[test]
 fn a_process_of_the_node_is_refused_by_the_hook_itself() -> Result<()> {
+    let can_say = strake_datapath::probe_kernel()?.set_retval;
     for (have_set_retval, said) in [(0, "permission denied"), (1, "connection refused")] {
+        if have_set_retval == 1 && !can_say {
+            println!("this kernel has no bpf_set_retval (5.18): a connect() is refused with EPERM only");
+            break;
+        }
         let mut room = Room::with(Kernel::load(have_set_retval)?, false)?;
         web(&mut room, VIP2, 80, proto::TCP, &[])?;
         assert_eq!(room.hooked(&room.node, "live::part_of_refusal", "node")?, said);

@@ -132,7 +132,9 @@ fn netns_cookie() -> Result<u64> {
     // SAFETY: the option is a u64, and `cookie` is one.
     let ret =
         unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, 71, (&raw mut cookie).cast(), &raw mut len) };
-    ensure!(ret == 0, "SO_NETNS_COOKIE: {}", std::io::Error::last_os_error());
+    let error = std::io::Error::last_os_error();
+    // As the agent does on such a kernel: namespaces are not told apart.
+    ensure!(ret == 0 || error.raw_os_error() == Some(libc::ENOPROTOOPT), "SO_NETNS_COOKIE: {error}");
     Ok(cookie)
 }
 
@@ -187,7 +189,9 @@ impl Room {
             kernel.insert(ENDPOINTS, ifindex, endpoint)?;
             kernel.insert(ENDPOINTS_BY_IP, Addr4::new(addr), ifindex)?;
             let row = PodNetns { ip: Addr4::new(addr), id: ifindex, flags: u32::from(flags) };
-            kernel.insert(PODS_BY_NETNS, cookie, row)?;
+            if cookie != 0 {
+                kernel.insert(PODS_BY_NETNS, cookie, row)?;
+            }
         }
         kernel.insert(NODES, Addr4::new(NODE), NODE_LOCAL)?;
         outside.run(|| {
@@ -202,7 +206,11 @@ impl Room {
             c.host_netns_cookie = cookie;
             c.uplink_ifindex = uplink;
         })?;
+        let tcx = strake_datapath::probe_kernel()?.tcx;
         node.run(|| {
+            for interface in ["va", "vb", "uplink"].iter().filter(|_| !tcx) {
+                aya::programs::tc::qdisc_add_clsact(interface)?;
+            }
             for veth in ["va", "vb"] {
                 classifier(&mut kernel.bpf, "from_pod")?.attach(veth, TcAttachType::Ingress)?;
                 classifier(&mut kernel.bpf, "to_pod")?.attach(veth, TcAttachType::Egress)?;

@@ -21,7 +21,7 @@ pub struct Cluster {
 }
 
 /// A file that `cargo xtask test` makes and names in the environment.
-fn given(variable: &str) -> PathBuf {
+pub fn given(variable: &str) -> PathBuf {
     let path = std::env::var_os(variable).unwrap_or_else(|| {
         panic!("{variable} is not set: run this through `cargo xtask test`, which builds what it names")
     });

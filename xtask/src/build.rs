@@ -1,10 +1,13 @@
-//! Compiling: the binary, the BPF object, and the demo image.
+//! Compiling: the binary, the tests, the BPF object, and the demo image.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::ui;
 
@@ -34,6 +37,34 @@ pub fn built(dir: &str) -> Result<PathBuf> {
 /// A program that a release build left.
 pub fn release(name: &str) -> Result<PathBuf> {
     fs::canonicalize(target_dir().join("release").join(name)).with_context(|| format!("finding the built {name}"))
+}
+
+/// Builds every test as `cargo xtask test` does, and returns what was built of package strake-tests, by name.
+pub fn tests() -> Result<BTreeMap<String, PathBuf>> {
+    ui::step("Building the tests");
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let stdout = child.stdout.take().context("reading from cargo")?;
+    let mut built = BTreeMap::new();
+    for line in BufReader::new(stdout).lines() {
+        let message: Value = serde_json::from_str(&line?).unwrap_or_default();
+        // A binary is also built once more with its unit tests.
+        let test = message["profile"]["test"].as_bool() == Some(true);
+        if test && message["target"]["kind"][0] == "bin" {
+            continue;
+        }
+        let ours = message["manifest_path"].as_str().is_some_and(|path| Path::new(path).ends_with("tests/Cargo.toml"));
+        if let (true, Some(name), Some(path)) =
+            (ours, message["target"]["name"].as_str(), message["executable"].as_str())
+        {
+            built.insert(name.to_owned(), PathBuf::from(path));
+        }
+    }
+    if !child.wait()?.success() {
+        anyhow::bail!("the tests do not build");
+    }
+    Ok(built)
 }
 
 /// Builds the BPF object through the crate that embeds it.

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask up`, `down`, `test`, `bench` and what they are made of.
+//! The project's own commands: `cargo xtask up`, `down`, `test`, `vm`, `bench` and what they are made of.
 //!
 //! Each module is one command. They start programs and wait for them; what the programs do is not known here.
 #![forbid(unsafe_code)]
@@ -8,10 +8,13 @@ mod build;
 mod clients;
 mod cluster;
 mod codegen;
+mod debian;
 mod demo;
+mod kernels;
 mod setup;
 mod test;
 mod ui;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,6 +38,8 @@ enum Command {
     Down(cluster::Place),
     /// Run every test
     Test(test::Args),
+    /// Run the datapath's tests on other kernels, in virtual machines
+    Vm(vm::Args),
     /// Measure beside a peer: proxy, dns, store
     Bench {
         /// Which bench
@@ -77,6 +82,7 @@ fn run() -> Result<()> {
         Command::Up(args) => cluster::up(&args),
         Command::Down(place) => cluster::down(&place),
         Command::Test(args) => test::run(&args),
+        Command::Vm(args) => vm::run(&args),
         Command::Bench { name, args } => bench::run(&name, &args),
         Command::Setup => setup::run(&setup::ALL),
         Command::BuildEbpf => build::ebpf(),

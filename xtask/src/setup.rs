@@ -38,12 +38,17 @@ pub const RUN: [Need; 6] = [
     need("python3", "python3", "unpacks the clients"),
 ];
 
+const QEMU_PACKAGE: &str = "qemu-system-x86";
+
 /// To test and measure.
-pub const TEST: [Need; 4] = [
+pub const TEST: [Need; 7] = [
     need("nft", "nftables", "is the peer of `cargo xtask bench proxy`"),
     need("dnsmasq", "dnsmasq-base", "is the peer of `cargo xtask bench dns`"),
     need("busybox", "busybox-static", "gives test Pods a shell"),
     need("npm", "npm", "fetches kubectl 1.35.2"),
+    need("strip", "binutils", "makes programs small enough for a virtual machine"),
+    need("xz", "xz-utils", "unpacks the modules of other kernels"),
+    need(strake_rig::vm::QEMU, QEMU_PACKAGE, "boots other kernels"),
 ];
 
 /// Everything.
@@ -57,11 +62,18 @@ pub fn run(needs: &[&[Need]]) -> Result<()> {
         for need in &missing {
             println!("    {:16} {} {}", need.package, need.program, need.why);
         }
-        let packages: Vec<&str> = missing.iter().map(|n| n.package).collect();
+        let (qemu, packages): (Vec<&str>, Vec<&str>) =
+            missing.iter().map(|n| n.package).partition(|package| *package == QEMU_PACKAGE);
         if !on_path("apt-get") {
             bail!("this machine has no apt-get; install the packages above with its own package manager and try again");
         }
-        apt(&packages)?;
+        if !packages.is_empty() {
+            apt(&packages)?;
+        }
+        // Other parts of QEMU may be here already, in a version of their own.
+        for package in qemu {
+            crate::debian::install_beside(package)?;
+        }
     }
     match strake_bpf_toolchain::find() {
         Ok(_) => Ok(()),

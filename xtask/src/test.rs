@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{build, clients, setup, ui};
+use crate::{build, clients, kernels, setup, ui};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -16,6 +16,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     setup::run(&setup::ALL)?;
     clients::fetch()?;
+    let kernel = kernels::oldest()?;
     let demo = build::demo_image()?;
     let busybox = build::busybox_image()?;
     let words: &[&str] = if ui::capture(Command::new("cargo").args(["nextest", "--version"])).is_ok() {
@@ -35,6 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
         .env("STRAKE_BIN", strake)
         .env("STRAKE_DEMO_IMAGE", demo)
         .env("STRAKE_BUSYBOX_IMAGE", busybox)
+        .env("STRAKE_OLD_KERNEL", kernel)
         .env("STRAKE_CLIENTS", std::path::absolute("target/clients")?)
         .args(&args.rest);
     ui::show(&mut runner)

@@ -14,13 +14,18 @@ pub fn step(text: &str) {
 
 /// Shows `text` and the time that passes while `work` runs.
 pub fn spin<T>(text: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    follow(text, |_| work())
+}
+
+/// The same for work that says what it is at.
+pub fn follow<T>(text: &str, work: impl FnOnce(&dyn Fn(&str)) -> Result<T>) -> Result<T> {
     let bar = ProgressBar::new_spinner().with_message(text.to_owned());
     if let Ok(style) = ProgressStyle::with_template("    {spinner} {msg} ({elapsed})") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     let start = Instant::now();
-    let outcome = work();
+    let outcome = work(&|now| bar.set_message(format!("{text}: {now}")));
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
     match &outcome {

@@ -20,6 +20,7 @@ pub mod cgroup;
 pub mod process;
 mod room;
 mod run;
+pub mod vm;
 
 use std::fs;
 use std::io;
