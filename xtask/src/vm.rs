@@ -43,7 +43,12 @@ struct Limit {
 }
 
 const OPT_OUT: &str = "a Pod can opt out of the socket hooks, and is told from the node by them, from Linux 5.14 on";
-const LIMITS: [Limit; 4] = [
+const LIMITS: [Limit; 5] = [
+    Limit {
+        test: "live::an_ipv6_socket_with_a_mapped_address_is_served_like_an_ipv4_one",
+        since: (5, 14),
+        why: OPT_OUT,
+    },
     Limit { test: "live::a_pod_that_opted_out_is_left_to_the_packet_path", since: (5, 14), why: OPT_OUT },
     Limit {
         test: "live::socket_hooks_translate_connect_sendto_and_what_is_seen_of_them",
