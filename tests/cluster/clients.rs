@@ -5,6 +5,38 @@ use std::process::Command;
 use strake_tests::cluster::{Cluster, deploy_web};
 use strake_tests::command::{eventually, run, run_with};
 
+/// Several connections through one port-forward, one after another and two at once; it ends with kubectl.
+fn port_forward(cluster: &Cluster) {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let mut child = cluster
+        .kubectl_command(&["port-forward", "service/web", ":80", "--address=127.0.0.1"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    // Kept open: kubectl writes a line for each connection, and ends when nobody reads them.
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    let local = line.split(" -> ").next().and_then(|text| text.rsplit(' ').next()).unwrap_or_default().to_owned();
+    let open = || {
+        let mut stream = std::net::TcpStream::connect(&local).unwrap_or_else(|e| panic!("{local} of {line}: {e}"));
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").unwrap();
+        stream
+    };
+    let answer = |mut stream: std::net::TcpStream| {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200") && text.contains("web-"), "{text}");
+    };
+    answer(open());
+    let (one, two) = (open(), open());
+    answer(two);
+    answer(one);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 fn every_verb(version: &str) {
     let mut cluster = Cluster::start(&format!("kubectl-{}", version.replace('.', "")), 1);
     cluster.use_kubectl(version);
@@ -111,6 +143,8 @@ fn every_verb(version: &str) {
     assert!(diff.stdout.contains("-  gone: one") && diff.stdout.contains("+  k: two"), "{diff}");
     assert!(cluster.apply(&changed).text().contains("configured"));
     assert_eq!(kubectl("get configmap applied -o jsonpath={.data}").text(), r#"{"k":"two"}"#);
+
+    port_forward(&cluster);
 
     // expose, explain, delete.
     kubectl("expose deployment extra --port=81 --target-port=8080 --name=exposed").text();

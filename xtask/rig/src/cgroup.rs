@@ -127,28 +127,34 @@ impl Hierarchies {
         }
     }
 
-    /// Removes the groups below and including `name`, everywhere. Returns how many there were.
+    /// Removes the groups below and including `name`, everywhere, and ends whoever was still on the way into one of them.
+    /// Returns how many groups there were.
     pub fn remove(&self, name: &str) -> Result<usize, Error> {
         let mut removed = 0;
-        for root in self.all() {
-            for group in subtree(&root.join(name)) {
-                let deadline = Instant::now() + Duration::from_secs(5);
-                loop {
-                    match fs::remove_dir(&group) {
-                        Ok(()) => break removed += 1,
-                        Err(e) if e.kind() == ErrorKind::NotFound => break,
-                        // The last process has left cgroup.procs, but the kernel is not yet done with it.
-                        Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) && Instant::now() < deadline => {
-                            std::thread::sleep(Duration::from_millis(10));
-                        }
-                        Err(source) => {
-                            return Err(Error::Io { what: format!("removing cgroup {}", group.display()), source });
-                        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let mut busy = None;
+            for group in self.all().flat_map(|root| subtree(&root.join(name))) {
+                match fs::remove_dir(&group) {
+                    Ok(()) => removed += 1,
+                    Err(e) if e.kind() == ErrorKind::NotFound => {}
+                    // Groups above a busy one are busy too; the first is the reason.
+                    Err(e) if e.raw_os_error() == Some(nix::libc::EBUSY) => {
+                        busy.get_or_insert((group, e));
+                    }
+                    Err(source) => {
+                        return Err(Error::Io { what: format!("removing cgroup {}", group.display()), source });
                     }
                 }
             }
+            let Some((group, source)) = busy else { return Ok(removed) };
+            if Instant::now() > deadline {
+                return Err(Error::Io { what: format!("removing cgroup {}", group.display()), source });
+            }
+            // Either somebody has come in, or the last to leave cgroup.procs is not done with yet.
+            self.end_all(name)?;
+            std::thread::sleep(Duration::from_millis(10));
         }
-        Ok(removed)
     }
 }
 
