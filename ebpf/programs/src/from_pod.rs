@@ -17,7 +17,7 @@ use crate::maps::{self, ENDPOINTS, ENDPOINTS_BY_IP, SOCK_FLOWS, get};
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
 use crate::skb::{Action, Kind, PASS, Packet, Skb, into_pod, refusal, settle};
-use crate::translate::{apply, turn_ethernet};
+use crate::translate::{apply, carry, turn_ethernet};
 use crate::work::{Work, work};
 use crate::{dns, icmp, service, track};
 
@@ -100,11 +100,7 @@ fn answer(
     let ifindex = row.ifindex;
     // The address may have gone to another Pod, or none: then the routing knows better.
     let Some(opener) = get!(ENDPOINTS, &ifindex).filter(|opener| opener.ip == packet.ip.dst) else { return Ok(PASS) };
-    track::touch(Hook::FromPod, key, row, packet, now_s);
-    if row.flags & CT_TRANSLATED != 0 {
-        let to = row.to;
-        apply(skb, packet, &to)?;
-    }
+    carry(Hook::FromPod, skb, key, row, packet, now_s)?;
     enter(skb, opener, ifindex)
 }
 

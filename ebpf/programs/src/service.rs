@@ -56,41 +56,29 @@ pub fn random() -> u32 {
     unsafe { bpf_get_prandom_u32() }
 }
 
-/// The Service at an address, NodePorts included.
-#[inline(always)]
-pub fn find(config: &Config, addr: Addr4, port: Port, proto: u8, scope: u8) -> Option<&'static Service> {
-    let key = ServiceKey { addr, port, proto, scope };
-    if let Some(service) = get!(SERVICES, &key) {
-        return Some(service);
-    }
-    let number = port.get();
-    if number < config.node_port_min || number > config.node_port_max {
-        return None;
-    }
-    let flags = *get!(NODES, &addr)?;
-    if flags & NODE_LOCAL == 0 {
-        return None;
-    }
-    get!(SERVICES, &ServiceKey { addr: Addr4::ANY, port, proto, scope })
+/// Both families find a Service in the same way, in maps of their own.
+macro_rules! finder {
+    ($find:ident, $addr:ident, $key:ident in $services:ident, $nodes:ident) => {
+        /// The Service at an address, NodePorts included.
+        #[inline(always)]
+        pub fn $find(config: &Config, addr: $addr, port: Port, proto: u8, scope: u8) -> Option<&'static Service> {
+            if let Some(service) = get!($services, &$key { addr, port, proto, scope }) {
+                return Some(service);
+            }
+            let number = port.get();
+            if number < config.node_port_min || number > config.node_port_max {
+                return None;
+            }
+            let flags = *get!($nodes, &addr)?;
+            if flags & NODE_LOCAL == 0 {
+                return None;
+            }
+            get!($services, &$key { addr: $addr::ANY, port, proto, scope })
+        }
+    };
 }
-
-/// The same for IPv6.
-#[inline(always)]
-pub fn find6(config: &Config, addr: Addr6, port: Port, proto: u8, scope: u8) -> Option<&'static Service> {
-    let key = ServiceKey6 { addr, port, proto, scope };
-    if let Some(service) = get!(SERVICES_V6, &key) {
-        return Some(service);
-    }
-    let number = port.get();
-    if number < config.node_port_min || number > config.node_port_max {
-        return None;
-    }
-    let flags = *get!(NODES_V6, &addr)?;
-    if flags & NODE_LOCAL == 0 {
-        return None;
-    }
-    get!(SERVICES_V6, &ServiceKey6 { addr: Addr6::ANY, port, proto, scope })
-}
+finder!(find, Addr4, ServiceKey in SERVICES, NODES);
+finder!(find6, Addr6, ServiceKey6 in SERVICES_V6, NODES_V6);
 
 /// Whether a port that no Service has stands on a ClusterIP that exists (reject) or not (drop).
 #[inline(never)]

@@ -3,7 +3,7 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use strake_abi::config::{Config, MASQUERADE, TRACK_ALL};
-use strake_abi::conntrack::{BORDER_NET, CT_QUIET, CT_SNAT, CT_TRANSLATED, Tuple4};
+use strake_abi::conntrack::{BORDER_NET, CT_QUIET, CT_SNAT, Tuple4};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::proto;
 use strake_logic::packet::Fragment;
@@ -12,7 +12,7 @@ use strake_logic::{choose, flow};
 use crate::maps::{self, NODES, get};
 use crate::report::{self, count, now_ns, seconds};
 use crate::skb::{Action, Kind, PASS, Skb, code, settle};
-use crate::translate::apply;
+use crate::translate::{apply, carry};
 use crate::work::{Work, work};
 use crate::{icmp, service, track};
 
@@ -48,11 +48,7 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
     if let Some(row) = track::find(&key)
         && track::is_live(config, &key, row, packet.tcp_flags, now_s)
     {
-        track::touch(Hook::ToNet, &key, row, packet, now_s);
-        if row.flags & CT_TRANSLATED != 0 {
-            let to = row.to;
-            apply(skb, packet, &to)?;
-        }
+        carry(Hook::ToNet, skb, &key, row, packet, now_s)?;
         return Ok(PASS);
     }
     if config.flags & MASQUERADE == 0

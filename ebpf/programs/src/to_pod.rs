@@ -5,12 +5,12 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use strake_abi::conntrack::{BORDER_POD, CT_TRANSLATED, DIRECTION_REPLY};
+use strake_abi::conntrack::{BORDER_POD, DIRECTION_REPLY};
 use strake_abi::flow::{DropReason, Hook};
 
 use crate::report::{now_ns, seconds};
 use crate::skb::{Action, Kind, PASS, Skb, code, settle};
-use crate::translate::apply;
+use crate::translate::carry;
 use crate::work::work;
 use crate::{icmp, track};
 
@@ -41,10 +41,6 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
     if row.direction != DIRECTION_REPLY {
         return Ok(PASS);
     }
-    track::touch(Hook::ToPod, &key, row, packet, seconds(now_ns()));
-    if row.flags & CT_TRANSLATED != 0 {
-        let to = row.to;
-        apply(skb, packet, &to)?;
-    }
+    carry(Hook::ToPod, skb, &key, row, packet, seconds(now_ns()))?;
     Ok(PASS)
 }

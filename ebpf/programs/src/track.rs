@@ -55,7 +55,8 @@ pub fn touch(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, packet: &Packe
 /// SYN, FIN or RST: the state is that of the flow, so both rows change.
 #[inline(never)]
 fn follow(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, tcp_flags: u8) {
-    let Some(peer) = find(&ConntrackKey { tuple: row.to.mirror(), ..*key }) else {
+    let peer_key = ConntrackKey { tuple: row.to.mirror(), ..*key };
+    let Some(peer) = find(&peer_key) else {
         row.state = flow::step(row.state, row.flags, tcp_flags, row.direction).0;
         return;
     };
@@ -75,9 +76,8 @@ fn follow(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, tcp_flags: u8) {
     // What is left of the flow needs no translation, so its rows are given back at once: a map of live flows stays in
     // the caches. Translated ones age, for the last acknowledgement and for whoever did not hear it.
     if original.flags & CT_TRANSLATED == 0 {
-        let peer = ConntrackKey { tuple: key.tuple.mirror(), ..*key };
         let _ = CONNTRACK.remove(key);
-        let _ = CONNTRACK.remove(&peer);
+        let _ = CONNTRACK.remove(&peer_key);
     }
 }
 

@@ -1,12 +1,31 @@
 //! Writing a translation into a packet.
 
-use strake_abi::conntrack::Tuple4;
-use strake_abi::flow::DropReason;
+use strake_abi::conntrack::{CT_TRANSLATED, Conntrack, ConntrackKey, Tuple4};
+use strake_abi::flow::{DropReason, Hook};
 use strake_abi::proto;
 use strake_logic::packet::{ETH_LEN, Fragment, Head, checksum_offset};
 use strake_logic::{checksum, rewrite};
 
 use crate::skb::{Packet, Skb};
+use crate::track;
+
+/// A packet of a flow that is known: it is accounted to its row, and carries the row's translation from here on.
+#[inline(always)]
+pub fn carry(
+    hook: Hook,
+    skb: Skb,
+    key: &ConntrackKey,
+    row: &mut Conntrack,
+    packet: &Packet,
+    now_s: u32,
+) -> Result<(), DropReason> {
+    track::touch(hook, key, row, packet, now_s);
+    if row.flags & CT_TRANSLATED != 0 {
+        let to = row.to;
+        apply(skb, packet, &to)?;
+    }
+    Ok(())
+}
 
 /// Makes the packet carry the tuple `to`, checksums included.
 #[inline(never)]
