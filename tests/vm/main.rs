@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a panic is a test's report")]
 
+mod pods;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
