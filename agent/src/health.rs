@@ -59,7 +59,7 @@ impl Health {
         world.this_node().is_none_or(|node| !node.leaving)
     }
 
-    /// Answers a request; the second value says to which endpoint and with which code, for the counters.
+    /// Answers a request; the second value is the endpoint that it was for, which the counters go by.
     pub fn handle(&self, request: &Request<Incoming>) -> (Answer, Option<Endpoint>) {
         let eligible = self.is_eligible();
         let (ok, endpoint) = match request.uri().path() {

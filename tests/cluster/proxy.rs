@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,11 +16,12 @@ use strake_tests::cluster::{Cluster, deploy_web, kubectl, strake};
 use strake_tests::command::{Outcome, eventually, run, run_with};
 use strake_tests::peers::{self, PeerService};
 
-use crate::trouble::{load_pods, nothing_failed};
+use crate::services::NODE_PORT;
+use crate::trouble::{nothing_failed, start_load};
 
-/// One long connection through the NodePort and short ones beside it, from outside, for some seconds; how many of the
-/// short ones were answered. Panics when one was not, or when the long one paused or ended.
-fn outside(node: std::net::Ipv4Addr, seconds: u64) -> std::thread::JoinHandle<usize> {
+/// One long connection through the NodePort and short ones beside it, from outside, for some seconds; counts the short
+/// ones that were answered. Panics when one was not, or when the long one paused or ended.
+fn outside(node: Ipv4Addr, seconds: u64, answered: Arc<AtomicUsize>) -> JoinHandle<()> {
     let ask = move |path: &str| {
         let mut stream = TcpStream::connect_timeout(&(node, 30080).into(), Duration::from_secs(3))?;
         stream.set_read_timeout(Some(Duration::from_secs(3)))?;
@@ -34,23 +38,22 @@ fn outside(node: std::net::Ipv4Addr, seconds: u64) -> std::thread::JoinHandle<us
                 assert!(read > 0, "the long connection from outside was closed");
             }
         });
-        let mut answered = 0;
         while Instant::now() < until {
             let mut answer = String::new();
             ask("/").and_then(|mut stream| stream.read_to_string(&mut answer)).expect("a connection from outside");
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            answered += 1;
+            answered.fetch_add(1, Relaxed);
             std::thread::sleep(Duration::from_millis(20));
         }
         watch.join().unwrap();
-        answered
     })
 }
 
 /// Connections stream through the rules of kube-proxy in a mode, ours takes over, the rules are removed.
-fn take_over(cluster: &Cluster, load: &[&str], rules: impl Fn(&PeerService, std::net::Ipv4Addr) -> String) -> Outcome {
+fn take_over(cluster: &Cluster, load: &[&str], rules: impl Fn(&PeerService, Ipv4Addr) -> String) -> Outcome {
     let room = cluster.server();
     deploy_web(cluster);
+    cluster.apply(NODE_PORT).text();
     cluster.apply(SERVICES).text();
     nobody_answers(cluster);
     let pods = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].status.podIP}"]);
@@ -61,21 +64,26 @@ fn take_over(cluster: &Cluster, load: &[&str], rules: impl Fn(&PeerService, std:
     feed.args(&load[1..]);
     run_with(feed, &rules(&service, room.ip)).text();
 
-    cluster.apply(&load_pods(&vip.to_string(), 20)).text();
-    for pod in ["long", "short"] {
-        let running = ["--for=jsonpath={.status.phase}=Running", &format!("pod/{pod}"), "--timeout=60s"];
-        cluster.kubectl(&[&["wait"], &running[..]].concat()).text();
-    }
-    let outside = outside(room.ip, 15);
-    std::thread::sleep(Duration::from_secs(2));
+    start_load(cluster, &vip.to_string(), 20);
+    let answered = Arc::new(AtomicUsize::new(0));
+    let outside = outside(room.ip, 15, Arc::clone(&answered));
+    let some_more = |when: &str| {
+        let enough = answered.load(Relaxed) + 40;
+        eventually(&format!("connections from outside {when}"), || match answered.load(Relaxed) {
+            now if now < enough => Err(format!("{now} answered")),
+            _ => Ok(()),
+        });
+    };
+    some_more("by kube-proxy's rules alone");
     let proxy = Proxy::start(cluster, room);
     proxy.healthy();
-    std::thread::sleep(Duration::from_secs(2));
+    some_more("with both in place");
     let mut cleanup = room.command(&strake().display().to_string());
     cleanup.args(["agent", "cleanup", "--kube-proxy"]);
     let removed = run(cleanup);
     removed.text();
-    assert!(outside.join().unwrap() > 100);
+    some_more("without the rules");
+    outside.join().unwrap();
     nothing_failed(cluster);
     // Again: there is nothing.
     let mut cleanup = room.command(&strake().display().to_string());
@@ -132,15 +140,8 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: 'system:
 subjects: [{kind: ServiceAccount, name: proxy, namespace: kube-system}]
 ";
 
+/// Beside [`NODE_PORT`].
 const SERVICES: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: web-np}
-spec:
-  type: NodePort
-  selector: {app: web}
-  ports: [{port: 80, targetPort: http, nodePort: 30080}]
----
 apiVersion: v1
 kind: Service
 metadata: {name: web-other, labels: {service.kubernetes.io/service-proxy-name: somebody-else}}
@@ -259,6 +260,7 @@ fn a_proxy_with_kube_proxys_rights_serves_somebody_elses_cluster() {
     let cluster = Cluster::start_nodes("alone", 2, &[], &["--components", "kubelet,network,dns"]);
     let room = cluster.server();
     deploy_web(&cluster);
+    cluster.apply(NODE_PORT).text();
     cluster.apply(SERVICES).text();
     nobody_answers(&cluster);
 

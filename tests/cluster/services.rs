@@ -18,7 +18,8 @@ spec:
   - {name: client, image: "strake.io/demo:1", args: [sleep]}
 "#;
 
-const NODE_PORT: &str = r#"
+/// Service `web-np`: port 30080 of every node.
+pub const NODE_PORT: &str = r#"
 apiVersion: v1
 kind: Service
 metadata: {name: web-np}

@@ -33,8 +33,9 @@ fn result(cluster: &Cluster, pod: &str) -> Value {
     serde_json::from_str(&last).unwrap_or_else(|e| panic!("{pod} said no JSON ({e}): {log}"))
 }
 
-fn start_load(cluster: &Cluster, seconds: u64) {
-    cluster.apply(&load_pods("web", seconds)).text();
+/// Pods `long` and `short` that connect to `host` for some seconds; returns when both run.
+pub fn start_load(cluster: &Cluster, host: &str, seconds: u64) {
+    cluster.apply(&load_pods(host, seconds)).text();
     for pod in ["long", "short"] {
         cluster
             .kubectl(&["wait", "--for=jsonpath={.status.phase}=Running", &format!("pod/{pod}"), "--timeout=60s"])
@@ -56,7 +57,7 @@ fn connections_live_through_a_killed_and_returning_agent() {
     deploy_web(&cluster);
     let before =
         cluster.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].containerID}"]);
-    start_load(&cluster, 20);
+    start_load(&cluster, "web", 20);
     cluster.signal(cluster.pid(cluster.server()), "KILL");
     // Away for as long as a few hundred connections.
     std::thread::sleep(std::time::Duration::from_secs(4));

@@ -14,7 +14,7 @@ use crate::{build, clients, demo, setup, ui};
 #[derive(Args)]
 pub struct Place {
     /// Where the cluster keeps everything it has
-    #[arg(long, default_value = "/var/lib/strake")]
+    #[arg(long, default_value = strake_rig::DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
 }
 
@@ -89,7 +89,7 @@ pub fn up(args: &UpArgs) -> Result<()> {
     println!("  {:14} {}", "kubeconfig", kubeconfig.display());
     println!("  {:14} {}", "logs", data_dir.join("server.log").display());
     let place = match data_dir.to_str() {
-        Some("/var/lib/strake") => String::new(),
+        Some(strake_rig::DEFAULT_DATA_DIR) => String::new(),
         _ => format!(" --data-dir {}", data_dir.display()),
     };
     println!("\nTry next:");

@@ -34,38 +34,25 @@ const BINARIES: [(&str, &str); 2] = [("prog_run", "/tests/prog_run"), ("netns", 
 const HELPER: &str = "strake-net-helper";
 const HEADROOM: &str = "load::every_program_is_verified_with_room_to_spare";
 
-/// A test that cannot run on some kernels.
+/// Tests that cannot run on some kernels.
 struct Limit {
-    test: &'static str,
-    /// The first version that it runs on.
+    /// The first version that they run on.
     since: (u32, u32),
     why: &'static str,
+    tests: &'static [&'static str],
 }
 
-const OPT_OUT: &str = "a Pod can opt out of the socket hooks, and is told from the node by them, from Linux 5.14 on";
-const LIMITS: [Limit; 5] = [
-    Limit {
-        test: "live::an_ipv6_socket_with_a_mapped_address_is_served_like_an_ipv4_one",
-        since: (5, 14),
-        why: OPT_OUT,
-    },
-    Limit { test: "live::a_pod_that_opted_out_is_left_to_the_packet_path", since: (5, 14), why: OPT_OUT },
-    Limit {
-        test: "live::socket_hooks_translate_connect_sendto_and_what_is_seen_of_them",
-        since: (5, 14),
-        why: OPT_OUT,
-    },
-    Limit {
-        test: "paths::a_pod_that_opted_out_of_the_socket_hooks_sees_the_same_services",
-        since: (5, 14),
-        why: OPT_OUT,
-    },
-    Limit {
-        test: "restart::an_opted_out_pod_stays_so_while_the_agent_has_not_seen_the_cluster_yet",
-        since: (5, 14),
-        why: OPT_OUT,
-    },
-];
+const LIMITS: [Limit; 1] = [Limit {
+    since: (5, 14),
+    why: "a Pod can opt out of the socket hooks, and is told from the node by them, from Linux 5.14 on",
+    tests: &[
+        "live::an_ipv6_socket_with_a_mapped_address_is_served_like_an_ipv4_one",
+        "live::a_pod_that_opted_out_is_left_to_the_packet_path",
+        "live::socket_hooks_translate_connect_sendto_and_what_is_seen_of_them",
+        "paths::a_pod_that_opted_out_of_the_socket_hooks_sees_the_same_services",
+        "restart::an_opted_out_pod_stays_so_while_the_agent_has_not_seen_the_cluster_yet",
+    ],
+}];
 
 /// What one kernel said.
 #[derive(Default)]
@@ -150,7 +137,9 @@ fn one(kernel: &Kernel, built: &BTreeMap<String, PathBuf>, filter: &[String]) ->
         println!("      {name}: {} passed, {} failed", suite.passed, suite.failed);
         suite.names_of_failed.iter().for_each(|test| println!("        FAILED {test}"));
     }
-    limits.iter().for_each(|limit| println!("      cannot run here: {} ({})", limit.test, limit.why));
+    for limit in &limits {
+        limit.tests.iter().for_each(|test| println!("      cannot run here: {test} ({})", limit.why));
+    }
     if report.suites.values().filter(|suite| suite.ended).count() < BINARIES.len() {
         bail!("Linux {} ended early with {}; see {}", kernel.release, outcome.status, log.display());
     }
@@ -158,7 +147,7 @@ fn one(kernel: &Kernel, built: &BTreeMap<String, PathBuf>, filter: &[String]) ->
 }
 
 fn script(limits: &[&Limit], filter: &[String]) -> String {
-    let skip: Vec<String> = limits.iter().map(|limit| format!("--skip {}", limit.test)).collect();
+    let skip: Vec<String> = limits.iter().flat_map(|limit| limit.tests).map(|test| format!("--skip {test}")).collect();
     let words: Vec<String> = filter.iter().map(|word| format!("'{}'", word.replace('\'', ""))).collect();
     let mut text = "sh /modules/all || exit 1\n\
          mount -t cgroup2 none /sys/fs/cgroup || exit 1\n\

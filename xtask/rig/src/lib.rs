@@ -87,9 +87,12 @@ fn host_link(name: &str) -> String {
     format!("sk{:08x}", hash(name))
 }
 
+/// Where a cluster keeps what it has, unless it is told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/strake";
+
 /// The name of the rig that has a data dir: `strake` for the default one, so that two rigs never share a name.
 pub fn name_of(data_dir: &Path) -> String {
-    if data_dir == Path::new("/var/lib/strake") {
+    if data_dir == Path::new(DEFAULT_DATA_DIR) {
         return "strake".into();
     }
     format!("strake-{:08x}", hash(data_dir.as_os_str().as_encoded_bytes()))
