@@ -1,4 +1,4 @@
-//! `strake-bench proxy|dns`: us beside the peers, interleaved in one run, in namespaces of their own.
+//! `strake-bench proxy|dns|scale`: us beside the peers, interleaved in one run, in namespaces of their own.
 //!
 //! Prints a table and writes `target/bench/NAME.json`. Needs root; dnsmasq, nft and iptables as peers are installed by
 //! `cargo xtask bench`.
@@ -8,6 +8,8 @@
 mod dns;
 mod proxy;
 mod report;
+mod rooms;
+mod scale;
 mod worker;
 
 fn main() {
@@ -15,10 +17,11 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let code = match words.as_slice() {
         ["helper", ..] => worker::main(&arguments[1..]),
-        ["proxy", rest @ ..] => proxy::run(Scale::of(rest)),
+        ["proxy", rest @ ..] => proxy::run(Scale::of(rest), rest),
         ["dns", rest @ ..] => dns::run(Scale::of(rest)),
+        ["scale", rest @ ..] => scale::run(Scale::of(rest)),
         _ => {
-            eprintln!("usage: strake-bench proxy|dns [--quick]");
+            eprintln!("usage: strake-bench proxy|dns|scale [--quick] [--services N,N]");
             2
         }
     };
@@ -32,11 +35,17 @@ pub struct Scale {
     pub rounds: usize,
     /// Connections or questions in a block.
     pub block: usize,
+    /// Connections of a client that mixes addresses.
+    pub mixed: usize,
 }
 
 impl Scale {
     fn of(arguments: &[&str]) -> Self {
-        if arguments.contains(&"--quick") { Self { rounds: 4, block: 100 } } else { Self { rounds: 24, block: 300 } }
+        if arguments.contains(&"--quick") {
+            Self { rounds: 4, block: 100, mixed: 2_000 }
+        } else {
+            Self { rounds: 24, block: 300, mixed: 100_000 }
+        }
     }
 }
 

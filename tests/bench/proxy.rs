@@ -1,158 +1,163 @@
-//! Short connections (connect, one byte each way, close) through a ClusterIP: by our socket hooks and by our packet
-//! path, beside dialling the Pod, and beside kube-proxy's rules, at 1 and 1,000 Services.
+//! What a connection costs through a ClusterIP: by our socket hooks and by our packet path, beside dialling the Pod, and
+//! beside kube-proxy's rules, at 1 to 30,000 Services of four endpoints.
 //!
 //! Four labs, each with a client and a server Pod on one node: plain routing, ours, nftables, iptables. Blocks of all
 //! targets follow one another, in an order that rotates, so that the machine's moods hit everybody.
 
-use std::net::Ipv4Addr;
+use strake_tests::lab::Helper;
 
-use serde_json::json;
-use strake_tests::lab::{Helper, Lab, LabPod, NODE_IP};
-use strake_tests::peers::{self, PeerService};
-
+use crate::Scale;
 use crate::report::{Report, Samples, print_head, print_row};
-use crate::{Scale, lab};
+use crate::rooms::{Dialler, Room, VIP};
 
-const PORT: u16 = 8080;
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 255, 1);
-const CLIENT_CPU: &str = "0";
-const SERVER_CPU: &str = "1";
+const REFERENCE: &str = "direct (plain routing)";
+const SOCKET: &str = "Strake, socket hooks";
+const PACKET: &str = "Strake, packet path";
 
-/// A lab with its server running.
-struct Room {
-    lab: Lab,
-    web: LabPod,
-    _server: Helper,
+/// What is timed.
+#[derive(Clone, Copy)]
+struct Measure {
+    /// As the worker knows it.
+    name: &'static str,
+    what: &'static str,
+    /// Samples in a block, as a part of what [`Scale`] says.
+    part: f64,
 }
 
-impl Room {
-    fn new() -> Self {
-        let mut lab = lab();
-        let web = lab.pod("web");
-        lab.pod("client");
-        lab.pod("plain");
-        let mut server = lab.in_pod(&web, &["bench-server", &format!("{}:{PORT}", web.ip), SERVER_CPU]);
-        assert_eq!(server.line(), "ready");
-        Self { lab, web, _server: server }
-    }
-
-    fn client(&self, pod: usize) -> Helper {
-        self.lab.in_pod(&self.lab.pods[pod], &["bench-client", CLIENT_CPU])
-    }
-}
-
-/// `count` Services of three endpoints that nobody dials, and then the one that is.
-fn services(count: usize, web: &LabPod) -> Vec<PeerService> {
-    let mut services: Vec<PeerService> = (1..count)
-        .map(|number| {
-            let [high, low] = (number as u16).to_be_bytes();
-            PeerService {
-                name: format!("s{number}"),
-                vip: Ipv4Addr::new(10, 96, high + 1, low),
-                port: 80,
-                node_port: None,
-                backends: (0..3).map(|i| (Ipv4Addr::new(10, 244, 100 + high * 3 + i, low), PORT)).collect(),
-            }
-        })
-        .collect();
-    services.push(PeerService {
-        name: "web".into(),
-        vip: VIP,
-        port: 80,
-        node_port: None,
-        backends: vec![(web.ip, PORT)],
-    });
-    services
-}
+const MEASURES: [Measure; 4] = [
+    Measure { name: "crr", what: "connect, one byte each way, close", part: 1.0 },
+    Measure { name: "connect", what: "connect() alone: the first packet and its answer", part: 1.0 },
+    Measure { name: "rr", what: "one byte each way on an open connection", part: 3.0 },
+    Measure { name: "stream", what: "4 MiB and their acknowledgement on an open connection", part: 0.03 },
+];
 
 struct Target {
-    name: String,
+    name: &'static str,
     client: Helper,
-    order: String,
+    address: String,
     samples: Samples,
 }
 
-pub fn run(scale: Scale) -> i32 {
-    let mut report = Report::default();
-    let mut good = true;
-    for count in [1, 1000] {
-        let targets = measure(count, scale);
-        let of = |name: &str| targets.iter().find(|target| target.name == name).map(|target| &target.samples);
-        let direct = of("direct (plain routing)").unwrap();
-        print_head(&format!("{count} Services, {} connections each", scale.rounds * scale.block), "direct");
-        for target in &targets {
-            print_row(&target.name, &target.samples, direct);
-        }
-        for ours in ["Strake, socket hooks", "Strake, packet path"] {
-            let samples = of(ours).unwrap();
-            good &= samples.failed == 0;
-            let case = format!("ClusterIP at {count} Services: {ours}");
-            report.compare(&case, samples, Some(("direct (plain routing)", direct)));
-            for peer in ["direct (through Strake)", "nftables", "iptables"] {
-                report.compare(&case, samples, of(peer).map(|theirs| (peer, theirs)));
-            }
-        }
+impl Target {
+    fn measure(&mut self, measure: &str, count: usize) {
+        self.samples.measure(&mut self.client, &format!("{} {count} {measure}", self.address));
     }
-    report.write("proxy").unwrap();
-    if !good {
-        eprintln!("connections through Strake failed");
-    }
-    i32::from(!good)
 }
 
-fn measure(count: usize, scale: Scale) -> Vec<Target> {
-    let (plain, mut ours, nft, iptables) = (Room::new(), Room::new(), Room::new(), Room::new());
-    for service in services(count, &ours.web) {
-        ours.lab.service(&service.name, &service.vip.to_string(), "TCP", service.port, json!({}), &service.backends);
+pub fn run(scale: Scale, arguments: &[&str]) -> i32 {
+    let counts = match sizes(arguments) {
+        Ok(counts) => counts,
+        Err(word) => {
+            eprintln!("{word} is no number of Services from 1 to 30000");
+            return 2;
+        }
+    };
+    let mut report = Report::default();
+    let mut failed = 0;
+    for count in counts {
+        let plain = Room::plain();
+        let ours = Room::ours(count);
+        let (nft, iptables) = (Room::nftables(count), Room::iptables(count));
+        for measure in MEASURES {
+            let mut targets = targets(&plain, &ours, nft.as_ref(), iptables.as_ref());
+            alternate(&mut targets, measure, scale);
+            failed += show(&targets, count, measure, &mut report);
+        }
+        failed += mixed(&plain, &ours, nft.as_ref(), count, scale, &mut report);
     }
-    let opted_out = ours.lab.pods[2].clone();
-    ours.lab.opt_out(&opted_out);
-    ours.lab.start();
-    let _reader = ours.lab.read_flows();
-    let rules = peers::nftables(&services(count, &nft.web), NODE_IP);
-    let has_nft = peers::load(&nft.lab.node, &["nft", "-f", "-"], &rules).is_some();
-    let rules = peers::iptables(&services(count, &iptables.web));
-    let has_iptables = peers::load(&iptables.lab.node, &["iptables-restore"], &rules).is_some();
+    report.write("proxy").unwrap();
+    if failed > 0 {
+        eprintln!("{failed} connections through Strake failed");
+    }
+    i32::from(failed > 0)
+}
 
-    let direct = |room: &Room| format!("{}:{PORT}", room.web.ip);
+/// `--services 1,1000`.
+fn sizes<'a>(arguments: &[&'a str]) -> Result<Vec<usize>, &'a str> {
+    let given = arguments.iter().position(|word| *word == "--services").and_then(|at| arguments.get(at + 1));
+    let Some(given) = given else { return Ok(vec![1, 1000, 10_000, 30_000]) };
+    let size = |word: &'a str| word.parse().ok().filter(|size| (1..=30_000).contains(size)).ok_or(word);
+    given.split(',').map(size).collect()
+}
+
+fn targets(plain: &Room, ours: &Room, nft: Option<&Room>, iptables: Option<&Room>) -> Vec<Target> {
     let vip = format!("{VIP}:80");
     let mut list = vec![
-        ("direct (plain routing)", &plain, 1, direct(&plain)),
-        ("direct (through Strake)", &ours, 1, direct(&ours)),
-        ("Strake, socket hooks", &ours, 1, vip.clone()),
-        ("Strake, packet path", &ours, 2, vip.clone()),
+        (REFERENCE, plain, Dialler::Client, plain.direct()),
+        ("direct (through Strake)", ours, Dialler::Client, ours.direct()),
+        (SOCKET, ours, Dialler::Client, vip.clone()),
+        (PACKET, ours, Dialler::Plain, vip.clone()),
     ];
-    if has_nft {
-        list.push(("nftables", &nft, 1, vip.clone()));
-        list.push(("direct (beside nftables)", &nft, 1, direct(&nft)));
-    } else {
-        println!("nft is not installed: no nftables figures");
-    }
-    if has_iptables {
-        list.push(("iptables", &iptables, 1, vip.clone()));
-        list.push(("direct (beside iptables)", &iptables, 1, direct(&iptables)));
-    } else {
-        println!("iptables is not installed: no iptables figures");
-    }
-    let mut targets: Vec<Target> = list
-        .into_iter()
-        .map(|(name, room, pod, addr)| Target {
-            name: name.into(),
-            client: room.client(pod),
-            order: format!("{addr} {}", scale.block),
+    list.extend(nft.map(|room| ("nftables", room, Dialler::Client, vip.clone())));
+    list.extend(nft.map(|room| ("direct (beside nftables)", room, Dialler::Client, room.direct())));
+    list.extend(iptables.map(|room| ("iptables", room, Dialler::Client, vip.clone())));
+    list.into_iter()
+        .map(|(name, room, dialler, address)| Target {
+            name,
+            client: room.client(dialler),
+            address,
             samples: Samples::default(),
         })
-        .collect();
+        .collect()
+}
+
+fn alternate(targets: &mut [Target], measure: Measure, scale: Scale) {
+    let block = ((scale.block as f64 * measure.part) as usize).max(1);
     // One block each to warm up, not counted.
-    for target in &mut targets {
-        Samples::default().measure(&mut target.client, &target.order);
+    for target in &mut *targets {
+        target.measure(measure.name, block);
+        target.samples = Samples::default();
     }
     let length = targets.len();
     for round in 0..scale.rounds {
         for step in 0..length {
-            let target = &mut targets[(round + step) % length];
-            target.samples.measure(&mut target.client, &target.order);
+            targets[(round + step) % length].measure(measure.name, block);
         }
     }
-    targets
+}
+
+/// Prints and reports; returns how many of ours failed.
+fn show(targets: &[Target], count: usize, measure: Measure, report: &mut Report) -> u64 {
+    let of = |name: &str| targets.iter().find(|target| target.name == name).map(|target| &target.samples);
+    let reference = of(REFERENCE).unwrap();
+    print_head(&format!("{count} Services: {}", measure.what), "direct");
+    targets.iter().for_each(|target| print_row(target.name, &target.samples, reference));
+    let mut failed = 0;
+    for ours in [SOCKET, PACKET] {
+        let samples = of(ours).unwrap();
+        failed += samples.failed;
+        let case = format!("{} at {count} Services: {ours}", measure.name);
+        for peer in [REFERENCE, "direct (through Strake)", "nftables", "iptables"] {
+            if let Some(theirs) = of(peer) {
+                report.compare(&case, samples, Some((peer, theirs)));
+            }
+        }
+    }
+    failed
+}
+
+/// One client that dials the VIP and the Pod in turn, over and over the same ports: who translates must not mistake one
+/// connection for another. Returns how many of ours failed.
+fn mixed(plain: &Room, ours: &Room, nft: Option<&Room>, count: usize, scale: Scale, report: &mut Report) -> u64 {
+    let mut targets = targets(plain, ours, nft, None);
+    targets.retain(|target| [REFERENCE, SOCKET, PACKET, "nftables"].contains(&target.name));
+    for target in &mut targets {
+        // The reference has no VIP.
+        let pod = if target.name == REFERENCE { &target.address } else { &ours.direct() };
+        let pod = if target.name == "nftables" { nft.map_or_else(String::new, Room::direct) } else { pod.clone() };
+        for _ in 0..20 {
+            let order = format!("{} {} mix {pod}", target.address, scale.mixed / 20);
+            target.samples.measure(&mut target.client, &order);
+        }
+    }
+    let reference = &targets[0].samples;
+    print_head(&format!("{count} Services: {} connections to the VIP and the Pod in turn", scale.mixed), "direct");
+    targets.iter().for_each(|target| print_row(target.name, &target.samples, reference));
+    let mut failed = 0;
+    for target in targets.iter().filter(|target| [SOCKET, PACKET].contains(&target.name)) {
+        failed += target.samples.failed;
+        let case = format!("mix at {count} Services: {}", target.name);
+        report.compare(&case, &target.samples, Some((REFERENCE, reference)));
+    }
+    failed
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use strake_tests::lab::Helper;
@@ -26,6 +27,12 @@ impl Samples {
         if !times.is_empty() {
             self.blocks.push(times);
         }
+    }
+
+    /// One block of times measured here.
+    pub fn block(&mut self, mut times: Vec<Duration>) {
+        times.sort_unstable();
+        self.blocks.push(times.iter().map(|time| time.as_nanos() as u64).collect());
     }
 
     /// The quantile of each block, in microseconds.

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -46,48 +46,153 @@ fn say(line: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// One byte in, one byte out, close.
+/// Bytes of one step of a stream.
+const CHUNK: usize = 4 << 20;
+
+/// Serves one connection after the other. Its first byte says how: `?` is echoed and the connection closed, so that the
+/// server is who waits out its end; with `r` every byte is echoed; with `s` every [`CHUNK`] is acknowledged.
 fn server(addr: &str) -> io::Result<()> {
     let listener = TcpListener::bind(addr)?;
     say("ready")?;
-    let mut byte = [0];
     for stream in listener.incoming() {
-        let mut stream = stream?;
         // A client that gave up is its own business.
-        if stream.read_exact(&mut byte).is_ok() {
-            let _ = stream.write_all(&byte);
-        }
+        let _ = serve(stream?);
     }
     Ok(())
 }
 
-/// For each line `ADDRESS COUNT`: as many connections one after the other, each timed from connect() to close();
-/// answers with the nanoseconds of the good ones, then `failed N`.
-fn client() -> io::Result<()> {
-    orders(|addr, count| {
-        let mut times = Vec::with_capacity(count);
-        for _ in 0..count {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-            socket.set_write_timeout(Some(TIMEOUT))?;
-            socket.set_read_timeout(Some(TIMEOUT))?;
-            let started = Instant::now();
-            if connection(socket, addr).is_ok() && started.elapsed() < TIMEOUT {
-                times.push(started.elapsed().as_nanos() as u64);
+fn serve(mut stream: TcpStream) -> io::Result<()> {
+    let mut byte = [0];
+    stream.read_exact(&mut byte)?;
+    match byte[0] {
+        b'r' => {
+            stream.set_nodelay(true)?;
+            loop {
+                stream.write_all(&byte)?;
+                stream.read_exact(&mut byte)?;
             }
         }
-        Ok(times)
-    })
+        b's' => {
+            let mut buffer = vec![0; 256 << 10];
+            let mut missing = CHUNK;
+            loop {
+                let length = missing.min(buffer.len());
+                let read = stream.read(&mut buffer[..length])?;
+                if read == 0 {
+                    return Ok(());
+                }
+                missing -= read;
+                if missing == 0 {
+                    stream.write_all(&byte)?;
+                    missing = CHUNK;
+                }
+            }
+        }
+        _ => stream.write_all(&byte),
+    }
 }
 
-fn connection(mut socket: Socket, addr: SocketAddr) -> io::Result<()> {
-    socket.connect(&addr.into())?;
-    socket.write_all(b"?")?;
-    let mut byte = [MaybeUninit::uninit()];
-    if socket.recv(&mut byte)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+/// For each line `ADDRESS COUNT MEASURE`: as many samples, one after the other; answers with the nanoseconds of the good
+/// ones, then `failed N`.
+fn client() -> io::Result<()> {
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let bad = || io::Error::other(format!("no order: {line}"));
+        let words: Vec<&str> = line.split(' ').collect();
+        let [address, count, measure, ..] = words[..] else { return Err(bad()) };
+        let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+        let count = count.parse().map_err(io::Error::other)?;
+        let times = match measure {
+            "crr" => times(count, |_| whole(address)),
+            "connect" => times(count, |_| first(address)),
+            "rr" => round_trips(address, count),
+            "stream" => chunks(address, count),
+            "mix" => {
+                let other = words.get(3).ok_or_else(bad)?.parse().map_err(io::Error::other)?;
+                times(count, |number| whole(if number % 2 == 0 { address } else { other }))
+            }
+            _ => return Err(bad()),
+        };
+        answer(&times, count)?;
     }
-    drop(socket);
     Ok(())
+}
+
+fn times(count: usize, sample: impl Fn(usize) -> io::Result<Duration>) -> Vec<u64> {
+    let good = |took: Duration| (took < TIMEOUT).then_some(took.as_nanos() as u64);
+    (0..count).filter_map(|number| sample(number).ok().and_then(good)).collect()
+}
+
+/// From connect() to the end that the server makes.
+fn whole(address: SocketAddr) -> io::Result<Duration> {
+    let socket = socket()?;
+    let started = Instant::now();
+    finish(socket, address)?;
+    Ok(started.elapsed())
+}
+
+/// connect() alone.
+fn first(address: SocketAddr) -> io::Result<Duration> {
+    let socket = socket()?;
+    let started = Instant::now();
+    socket.connect(&address.into())?;
+    let took = started.elapsed();
+    exchange(&socket, b"?")?;
+    Ok(took)
+}
+
+fn socket() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    Ok(socket)
+}
+
+fn finish(socket: Socket, address: SocketAddr) -> io::Result<()> {
+    socket.connect(&address.into())?;
+    exchange(&socket, b"?")?;
+    if socket.recv(&mut [MaybeUninit::uninit()])? != 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(())
+}
+
+/// Sends something and waits for one byte.
+fn exchange(mut socket: &Socket, what: &[u8]) -> io::Result<()> {
+    socket.write_all(what)?;
+    match socket.recv(&mut [MaybeUninit::uninit()])? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+/// An open connection; None when there is none to be had.
+fn open(address: SocketAddr) -> Option<Socket> {
+    let socket = socket().ok()?;
+    socket.set_tcp_nodelay(true).ok()?;
+    socket.connect(&address.into()).ok()?;
+    Some(socket)
+}
+
+fn timed(socket: &Socket, what: &[u8]) -> io::Result<Duration> {
+    let started = Instant::now();
+    exchange(socket, what)?;
+    Ok(started.elapsed())
+}
+
+fn round_trips(address: SocketAddr, count: usize) -> Vec<u64> {
+    let Some(socket) = open(address) else { return Vec::new() };
+    times(count, |_| timed(&socket, b"r"))
+}
+
+fn chunks(address: SocketAddr, count: usize) -> Vec<u64> {
+    let Some(socket) = open(address) else { return Vec::new() };
+    let chunk = vec![0; CHUNK];
+    // It says what the connection is for, and is no part of a chunk.
+    if (&socket).write_all(b"s").is_err() {
+        return Vec::new();
+    }
+    times(count, |_| timed(&socket, &chunk))
 }
 
 /// For each line `SERVER COUNT NAME`: as many questions for the A record, one after the other.
@@ -119,16 +224,6 @@ fn questions() -> io::Result<()> {
             }
         }
         answer(&times, count)?;
-    }
-    Ok(())
-}
-
-fn orders(mut work: impl FnMut(SocketAddr, usize) -> io::Result<Vec<u64>>) -> io::Result<()> {
-    for line in io::stdin().lock().lines() {
-        let line = line?;
-        let order = line.split_once(' ').and_then(|(addr, count)| Some((addr.parse().ok()?, count.parse().ok()?)));
-        let (addr, count) = order.ok_or_else(|| io::Error::other(format!("no order: {line}")))?;
-        answer(&work(addr, count)?, count)?;
     }
     Ok(())
 }

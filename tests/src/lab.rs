@@ -392,8 +392,13 @@ impl Lab {
     /// Makes effective what was put.
     pub fn apply(&mut self) -> ApplyOutcome {
         let world = self.world();
+        self.apply_world(&world)
+    }
+
+    /// Makes a snapshot effective that somebody else made.
+    pub fn apply_world(&self, world: &Arc<World>) -> ApplyOutcome {
         let datapath = self.datapath.clone().expect("the datapath runs");
-        within(&self.node, || datapath.apply(&world)).unwrap_or_else(|error| panic!("{}", chain(&error)))
+        within(&self.node, || datapath.apply(world)).unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
     /// Starts the helper in a network namespace and, if told, in a cgroup below the lab's.
@@ -455,38 +460,48 @@ fn pod_object(pod: &LabPod, opted_out: bool) -> Value {
 
 /// A complete snapshot of the objects, for node `n1`.
 pub fn world_of(objects: &[Value]) -> World {
+    cache_of(objects).snapshot()
+}
+
+/// What the agent of node `n1` knows once it has listed the objects.
+pub fn cache_of(objects: &[Value]) -> Cache {
     let mut cache = Cache::new("n1");
     for kind in Kind::ALL {
         cache.apply(Change::Init(kind));
     }
     for object in objects {
-        let meta = &object["metadata"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let name = ObjectName::new(text(&meta["namespace"]), text(&meta["name"]));
-        let object = object.clone();
-        cache.apply(match object["kind"].as_str().unwrap() {
-            "Service" => {
-                let object: core::Service = serde_json::from_value(object).unwrap();
-                Change::Service(name, object.extract().map(Arc::new))
-            }
-            "EndpointSlice" => {
-                let object: discovery::EndpointSlice = serde_json::from_value(object).unwrap();
-                Change::Slice(name, object.extract().map(Arc::new))
-            }
-            "Pod" => {
-                let object: core::Pod = serde_json::from_value(object).unwrap();
-                Change::Pod(name, object.extract().map(Arc::new))
-            }
-            _ => {
-                let object: core::Node = serde_json::from_value(object).unwrap();
-                Change::Node(name.name, object.extract().map(Arc::new))
-            }
-        });
+        cache.apply(change(object));
     }
     for kind in Kind::ALL {
         cache.apply(Change::InitDone(kind));
     }
-    cache.snapshot()
+    cache
+}
+
+/// An object as its watch brings it.
+pub fn change(object: &Value) -> Change {
+    let meta = &object["metadata"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let name = ObjectName::new(text(&meta["namespace"]), text(&meta["name"]));
+    let object = object.clone();
+    match object["kind"].as_str().unwrap() {
+        "Service" => {
+            let object: core::Service = serde_json::from_value(object).unwrap();
+            Change::Service(name, object.extract().map(Arc::new))
+        }
+        "EndpointSlice" => {
+            let object: discovery::EndpointSlice = serde_json::from_value(object).unwrap();
+            Change::Slice(name, object.extract().map(Arc::new))
+        }
+        "Pod" => {
+            let object: core::Pod = serde_json::from_value(object).unwrap();
+            Change::Pod(name, object.extract().map(Arc::new))
+        }
+        _ => {
+            let object: core::Node = serde_json::from_value(object).unwrap();
+            Change::Node(name.name, object.extract().map(Arc::new))
+        }
+    }
 }
 
 impl Drop for Lab {

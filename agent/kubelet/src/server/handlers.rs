@@ -1,5 +1,4 @@
 //! Paths and what they answer.
-#![expect(clippy::result_large_err, reason = "an error is the answer itself, built once a request")]
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};

@@ -1,0 +1,141 @@
+//! What it takes to program 30,000 Services of four endpoints: all of them into empty tables, one more, and a stream of
+//! changed endpoints; beside the same done by `nft`, as kube-proxy does it.
+//!
+//! Ours is timed from the change in the agent's cache to the end of the last map write.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use strake_state::Cache;
+use strake_tests::lab::{Lab, NODE_IP, cache_of, change};
+use strake_tests::peers::{self, PeerService};
+
+use crate::report::{Report, Samples, print_head, print_row};
+use crate::rooms::{idle, objects};
+use crate::{Scale, lab};
+
+const SERVICES: usize = 30_000;
+/// Changes that are gathered before a snapshot in the stream: a hundredth of a second at 1,000 a second.
+const GATHERED: usize = 10;
+
+pub fn run(scale: Scale) -> i32 {
+    let all: Vec<PeerService> = (1..=SERVICES).map(idle).collect();
+    let values: Vec<serde_json::Value> = all.iter().flat_map(objects).collect();
+    let (mut cold, mut cold_nft) = (Samples::default(), Samples::default());
+    let (mut one, mut one_nft) = (Samples::default(), Samples::default());
+    let mut stream = Samples::default();
+    let mut cache = cache_of(&values);
+    let rules = peers::nftables(&all, NODE_IP);
+    for _ in 0..scale.rounds.div_ceil(8) {
+        let mut ours = lab();
+        ours.start();
+        let started = Instant::now();
+        apply(&mut cache, &ours);
+        cold.block(vec![started.elapsed()]);
+        one.block((0..scale.block / 20).map(|step| one_more(&mut cache, &ours, step)).collect());
+        stream.block((0..scale.block / 20).map(|step| churn(&mut cache, &ours, step)).collect());
+
+        let peer = lab();
+        if let Some(took) = nft(&peer, &rules) {
+            cold_nft.block(vec![took]);
+            one_nft.block((0..scale.block / 20).filter_map(|step| nft(&peer, &addition(step))).collect());
+        }
+    }
+    let mut report = Report::default();
+    for (what, ours, theirs) in [
+        ("all 30,000 x 4 into empty tables", &cold, Some(&cold_nft)),
+        ("one Service and its slice more, or less", &one, Some(&one_nft)),
+        ("ten changed slices at once", &stream, None),
+    ] {
+        let theirs = theirs.filter(|samples| !samples.quantiles(0.5).is_empty());
+        print_head(what, "Strake");
+        print_row("Strake", ours, ours);
+        if let Some(theirs) = theirs {
+            print_row("nftables", theirs, ours);
+        }
+        report.compare(what, ours, theirs.map(|samples| ("nftables", samples)));
+    }
+    report.write("scale").unwrap();
+    0
+}
+
+fn apply(cache: &mut Cache, lab: &Lab) {
+    let world = Arc::new(cache.snapshot());
+    lab.apply_world(&world);
+}
+
+/// Adds the Service with the next number, or removes it again.
+fn one_more(cache: &mut Cache, lab: &Lab, step: usize) -> Duration {
+    let service = idle(SERVICES + 1 + step / 2);
+    let changes = objects(&service).map(|object| match change(&object) {
+        strake_state::Change::Service(name, _) if step % 2 == 1 => strake_state::Change::Service(name, None),
+        strake_state::Change::Slice(name, _) if step % 2 == 1 => strake_state::Change::Slice(name, None),
+        change => change,
+    });
+    let started = Instant::now();
+    for change in changes {
+        cache.apply(change);
+    }
+    apply(cache, lab);
+    started.elapsed()
+}
+
+/// Some Services lose an endpoint, or get it back.
+fn churn(cache: &mut Cache, lab: &Lab, step: usize) -> Duration {
+    let changes: Vec<_> = (0..GATHERED)
+        .map(|number| {
+            let mut service = idle(1 + step / 2 * GATHERED + number);
+            if step.is_multiple_of(2) {
+                service.backends.pop();
+            }
+            let [_, slice] = objects(&service);
+            change(&slice)
+        })
+        .collect();
+    let started = Instant::now();
+    for change in changes {
+        cache.apply(change);
+    }
+    apply(cache, lab);
+    started.elapsed()
+}
+
+/// What kube-proxy writes for one Service that comes, or goes again.
+fn addition(step: usize) -> String {
+    let service = idle(SERVICES + 1 + step / 2);
+    let (name, vip) = (&service.name, service.vip);
+    let list = service.backends.iter().enumerate().map(|(index, (ip, port))| format!("{index} : {ip} . {port}"));
+    let list: Vec<String> = list.collect();
+    let hairpin: Vec<String> =
+        service.backends.iter().map(|(ip, port)| format!("{ip} . {ip} . tcp . {port}")).collect();
+    let elements = format!(
+        "cluster-ips {{ {vip} }}\n{{}} element ip kube-proxy hairpin-connections {{ {} }}\n\
+         {{}} element ip kube-proxy service-ips {{ {vip} . tcp . 80 : goto service-{name} }}\n",
+        hairpin.join(", ")
+    );
+    if step.is_multiple_of(2) {
+        format!(
+            "add chain ip kube-proxy service-{name}\n\
+             add rule ip kube-proxy service-{name} meta l4proto tcp dnat ip to numgen random mod {} map {{ {} }}\n\
+             add element ip kube-proxy {}",
+            list.len(),
+            list.join(", "),
+            elements.replace("{}", "add")
+        )
+    } else {
+        format!(
+            "delete element ip kube-proxy {}flush chain ip kube-proxy service-{name}\n\
+             delete chain ip kube-proxy service-{name}\n",
+            elements.replace("{}", "delete")
+        )
+    }
+}
+
+/// Feeds rules to nft and says how long it took; None when it is not installed.
+fn nft(lab: &Lab, rules: &str) -> Option<Duration> {
+    Command::new("nft").arg("--version").stdout(Stdio::null()).status().ok()?;
+    let started = Instant::now();
+    peers::load(&lab.node, &["nft", "-f", "-"], rules)?;
+    Some(started.elapsed())
+}
