@@ -7,6 +7,7 @@ mod outside;
 mod paths;
 mod restart;
 mod six;
+mod sources;
 
 use std::fs::File;
 

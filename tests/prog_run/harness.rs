@@ -2,11 +2,12 @@
 //!
 //! A packet "arrives" at the loopback interface (index 1), so that is the veth and the uplink of these tests.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
@@ -16,7 +17,8 @@ use strake_abi::conntrack::{CONNTRACK, Conntrack, ConntrackKey};
 use strake_abi::endpoint::{ENDPOINTS, Endpoint, NODE_LOCAL, NODE_REMOTE, NODES};
 use strake_abi::flow::{COUNTERS, Counter, DROPS, DropReason, EVENTS, FlowEvent};
 use strake_abi::service::{
-    BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, SERVICES_V6, Service, ServiceKey, ServiceKey6,
+    BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES, Service, ServiceKey, ServiceKey6,
+    SourceKey,
 };
 use strake_abi::{ABI_VERSION, Addr4, Addr6, Cidr4, Port, proto};
 
@@ -152,6 +154,23 @@ impl Kernel {
             Some(key) => self.insert(SERVICES, key, service),
             None => self.insert(SERVICES_V6, key, service),
         }
+    }
+
+    /// Puts a range of clients on a list; `prefix` as written.
+    pub fn admit(&mut self, list: u32, addr: impl Into<IpAddr>, prefix: u8) -> Result<()> {
+        let addr = addr.into();
+        let bits = SourceKey::bits(if addr.is_ipv4() { 96 + prefix } else { prefix });
+        let mut map = LpmTrie::<_, SourceKey, u32>::try_from(self.map(SOURCE_RANGES)?)?;
+        map.insert(&Key::new(bits, SourceKey { list, addr: addr.into() }), 1, 0)?;
+        Ok(())
+    }
+
+    /// Takes the range away again.
+    pub fn forbid(&mut self, list: u32, addr: [u8; 4], prefix: u8) -> Result<()> {
+        let key = SourceKey { list, addr: Addr4::new(addr).into() };
+        let mut map = LpmTrie::<_, SourceKey, u32>::try_from(self.map(SOURCE_RANGES)?)?;
+        map.remove(&Key::new(SourceKey::bits(96 + prefix), key))?;
+        Ok(())
     }
 
     /// Runs a frame through a program.

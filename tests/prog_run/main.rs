@@ -10,4 +10,5 @@ mod load;
 mod network;
 mod room;
 mod service;
+mod sources;
 mod spoof;

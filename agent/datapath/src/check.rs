@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr4, Addr6};
 use strake_abi::dns::{DNS_HAS_A, NAME_MAX};
 use strake_abi::proto;
@@ -45,6 +46,10 @@ pub enum Violation {
     BackendOrder { owner: String, backend: SocketAddr },
     #[error("set {owner}: affinity of {seconds} s is longer than {AFFINITY_MAX_S} s")]
     Affinity { owner: String, seconds: u32 },
+    #[error("source list {list}: {range} is no network, not in order, not unique, or holds everybody")]
+    SourceRange { list: usize, range: String },
+    #[error("frontend {key} admits source list {list} of {lists}, which is missing, empty or of another family")]
+    SourceList { key: String, list: usize, lists: usize },
     #[error("name row {row}: length {length} is not within 1..={NAME_MAX} or its hash is not its key")]
     Name { row: usize, length: u16 },
     #[error("name row {row} has the key of row {other}")]
@@ -64,11 +69,13 @@ pub fn check(desired: &Desired, sizes: &MapSizes) -> Result<(), Vec<Violation>> 
     let mut violations = Vec::new();
     config(desired, &mut violations);
     sets(desired, &mut violations);
+    sources(desired, &mut violations);
     frontends(desired, &mut violations);
     names(desired, &mut violations);
     let members: usize =
         desired.sets.iter().filter(|set| set.sticky()).map(|s| s.backends.len() + s.lingering.len()).sum();
     let backends = desired.sets.iter().map(|set| set.backends.len()).sum();
+    let sources = desired.source_lists.iter().map(Vec::len).sum();
     let v6 = desired.frontends.iter().filter(|frontend| frontend.key.v4().is_none()).count();
     let v4 = desired.frontends.len() - v6;
     for (map, needed, room) in [
@@ -76,6 +83,7 @@ pub fn check(desired: &Desired, sizes: &MapSizes) -> Result<(), Vec<Violation>> 
         (strake_abi::service::SERVICES_V6, v6, sizes.services_v6),
         (strake_abi::service::BACKENDS, backends, sizes.backends),
         (strake_abi::service::MEMBERS, members, sizes.members),
+        (strake_abi::service::SOURCE_RANGES, sources, sizes.source_ranges),
         (strake_abi::dns::DNS_NAMES, desired.names.len(), sizes.dns_names),
         (strake_abi::endpoint::NODES, desired.nodes.len(), sizes.nodes),
     ] {
@@ -125,6 +133,19 @@ fn sets(desired: &Desired, violations: &mut Vec<Violation>) {
     }
 }
 
+fn sources(desired: &Desired, violations: &mut Vec<Violation>) {
+    for (list, ranges) in desired.source_lists.iter().enumerate() {
+        let mut before = None;
+        for range in ranges {
+            let is_network = range.ip() == range.network() && range.prefix() > 0;
+            if !is_network || before.is_some_and(|before| before >= range) {
+                violations.push(Violation::SourceRange { list, range: range.to_string() });
+            }
+            before = Some(range);
+        }
+    }
+}
+
 /// Whether a packet to the address can leave this machine by routes alone.
 fn is_reachable(ip: IpAddr) -> bool {
     match ip {
@@ -155,6 +176,12 @@ fn frontends(desired: &Desired, violations: &mut Vec<Violation>) {
         }
         if addr.v4() == Some(desired.config.cluster_dns) && !is_any {
             violations.push(Violation::ClusterDns { key: key() });
+        }
+        let lists = desired.source_lists.len();
+        let is_sound =
+            |list: &Vec<IpNetwork>| !list.is_empty() && list.iter().all(|r| r.is_ipv4() == addr.v4().is_some());
+        if let Some(list) = frontend.sources.filter(|list| !desired.source_lists.get(*list).is_some_and(is_sound)) {
+            violations.push(Violation::SourceList { key: key(), list, lists });
         }
         match desired.sets.get(frontend.set) {
             None => {

@@ -100,6 +100,8 @@ pub struct MapSizes {
     pub backends: u32,
     pub members: u32,
     pub affinity: u32,
+    /// Ranges of clients; Services with the same ones share them.
+    pub source_ranges: u32,
     pub sock_flows: u32,
     pub sock_nat: u32,
     pub sock_flows_v6: u32,
@@ -121,6 +123,7 @@ impl Default for MapSizes {
             backends: 262_144,
             members: 131_072,
             affinity: 65_536,
+            source_ranges: 65_536,
             sock_flows: 65_536,
             sock_nat: 65_536,
             sock_flows_v6: 16_384,

@@ -216,6 +216,7 @@ impl Datapath {
             maps.services.occupancy()?,
             maps.services_v6.occupancy()?,
             maps.members.occupancy()?,
+            maps.sources.occupancy()?,
             maps.names.occupancy()?,
             maps.nodes.occupancy()?,
             maps.nodes_v6.occupancy()?,

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr4, Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
@@ -60,6 +61,8 @@ pub struct Frontend {
     pub key: ServiceKey6,
     /// Index into [`Desired::sets`].
     pub set: usize,
+    /// Index into [`Desired::source_lists`]; None: all clients are admitted.
+    pub sources: Option<usize>,
     /// `SERVICE_*`.
     pub flags: u32,
 }
@@ -89,6 +92,8 @@ pub struct Desired {
     pub config: Config,
     pub sets: Vec<Set>,
     pub frontends: Vec<Frontend>,
+    /// Ranges of clients, each list ordered and unique, none twice.
+    pub source_lists: Vec<Vec<IpNetwork>>,
     /// IPv4 ClusterIPs that exist ("this address is a Service's, whatever the port").
     pub cluster_ips: Vec<Addr4>,
     /// Addresses of nodes (IPv4 mapped) with `NODE_*` flags.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use strake_abi::service::{Backend, MemberKey, Service};
 
 use crate::desired::{Desired, Set, Target, exists_key};
-use crate::installed::{BackendName, Installed, fingerprint};
+use crate::installed::{BackendName, Installed, SourceRange, fingerprint};
 use crate::plan::Plan;
 use crate::slices::{Extent, NoRoom, Slices};
 
@@ -63,6 +63,7 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
         extents.push(next.place(set, *service_id, backends, installed, &mut plan)?);
     }
 
+    let source_lists = source_lists(installed, desired, &mut ids)?;
     let mut services = HashMap::new();
     for frontend in &desired.frontends {
         let (set, extent) = (&desired.sets[frontend.set], extents[frontend.set]);
@@ -72,6 +73,7 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
             backend_count: extent.map_or(0, |extent| extent.count),
             affinity_timeout_s: set.affinity_timeout_s,
             flags: frontend.flags,
+            source_list: frontend.sources.map_or(0, |list| source_lists[list].0),
             ..Service::default()
         };
         services.insert(frontend.key, service);
@@ -107,6 +109,11 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
     plan.members_put =
         next.members.iter().filter(|(key, _)| !installed.members.contains(key)).map(|(k, v)| (*k, *v)).collect();
     plan.members_removed = installed.members.iter().filter(|key| !next.members.contains_key(key)).copied().collect();
+    let source_lists: HashMap<_, _> = source_lists.into_iter().collect();
+    let new = |(id, _): &(&u32, &Vec<SourceRange>)| !installed.source_lists.contains_key(id);
+    plan.sources_put = source_lists.iter().filter(new).flat_map(|(_, rows)| rows).copied().collect();
+    let old = |(id, _): &(&u32, &Vec<SourceRange>)| !source_lists.contains_key(id);
+    plan.sources_removed = installed.source_lists.iter().filter(old).flat_map(|(_, rows)| rows).copied().collect();
     plan.retired = gone(&installed.slices, |extent| next.slices.contains_key(extent));
 
     let extents = extents.iter().zip(&service_ids).filter_map(|(extent, id)| Some((*id, (*extent)?))).collect();
@@ -118,6 +125,7 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
         services,
         slices: next.slices,
         members: next.members.into_keys().collect(),
+        source_lists,
         nodes,
         names,
         backend_ids: next.backend_ids,
@@ -139,6 +147,22 @@ fn service_ids(installed: &Installed, desired: &Desired, ids: &mut Ids) -> Resul
         }
     }
     kept.into_iter().map(|id| id.map_or_else(|| ids.take(), Ok)).collect()
+}
+
+/// The id and the rows of each list: the id of one with the same rows, or a new one.
+fn source_lists(
+    installed: &Installed,
+    desired: &Desired,
+    ids: &mut Ids,
+) -> Result<Vec<(u32, Vec<SourceRange>)>, DiffError> {
+    let networks = |rows: &Vec<SourceRange>| rows.iter().map(SourceRange::network).collect::<Option<Vec<_>>>();
+    let present: HashMap<_, u32> =
+        installed.source_lists.iter().filter_map(|(id, rows)| Some((networks(rows)?, *id))).collect();
+    let lists = desired.source_lists.iter().map(|list| {
+        let id = present.get(list).map_or_else(|| ids.take(), |id| Ok(*id))?;
+        Ok((id, list.iter().map(|range| SourceRange::new(id, *range)).collect()))
+    });
+    lists.collect()
 }
 
 struct Next {

@@ -5,15 +5,39 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6};
+use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6, SourceKey};
 
 use crate::slices::{Extent, Slices};
 
 /// Address, port and protocol of a backend: what a [`Backend::id`] names.
 pub type BackendName = (Addr6, Port, u8);
+
+/// A row of `SOURCE_RANGES`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceRange {
+    /// How many bits of the key count.
+    pub bits: u32,
+    pub key: SourceKey,
+}
+
+impl SourceRange {
+    /// `network` has no bits of a host.
+    pub fn new(list: u32, network: IpNetwork) -> Self {
+        let written = network.prefix();
+        let prefix = if network.is_ipv4() { 96 + written } else { written };
+        Self { bits: SourceKey::bits(prefix), key: SourceKey { list, addr: network.network().into() } }
+    }
+
+    /// As people write it; None if the row is of no range that there is.
+    pub fn network(&self) -> Option<IpNetwork> {
+        let prefix = self.bits.checked_sub(SourceKey::bits(if self.key.addr.v4().is_some() { 96 } else { 0 }))?;
+        IpNetwork::new(self.key.addr.ip(), u8::try_from(prefix).ok()?).ok()
+    }
+}
 
 /// The contents of the maps.
 #[derive(Clone, Debug)]
@@ -25,6 +49,8 @@ pub struct Installed {
     /// What each extent that a service points at holds.
     pub slices: HashMap<Extent, Vec<Backend>>,
     pub members: HashSet<MemberKey>,
+    /// Lists of source ranges, by id; each ordered.
+    pub source_lists: HashMap<u32, Vec<SourceRange>>,
     pub nodes: HashMap<Addr6, u32>,
     /// Names are large and many: of each only what tells a changed row.
     pub names: HashMap<DnsKey, u64>,
@@ -45,6 +71,7 @@ pub struct Contents {
     /// Slots that the services point at, by index.
     pub backends: HashMap<u32, Backend>,
     pub members: Vec<(MemberKey, Backend)>,
+    pub sources: Vec<SourceRange>,
     pub nodes: Vec<(Addr6, u32)>,
     pub names: Vec<(DnsKey, DnsName)>,
 }
@@ -59,7 +86,7 @@ pub fn fingerprint(name: &DnsName) -> u64 {
 impl Installed {
     /// From maps of which `BACKENDS` has `slots` entries.
     pub fn new(contents: Contents, slots: u32) -> Self {
-        let Contents { config, zone, services, backends, members, nodes, names } = contents;
+        let Contents { config, zone, services, backends, members, sources, nodes, names } = contents;
         let mut slices = HashMap::new();
         let mut backend_ids = HashMap::new();
         for (key, service) in &services {
@@ -81,7 +108,13 @@ impl Installed {
                 backend_ids.entry((backend.addr, backend.port, *proto)).or_insert(backend.id);
             }
         }
-        let highest = services.iter().map(|(_, service)| service.id).chain(backend_ids.values().copied()).max();
+        let mut source_lists: HashMap<u32, Vec<SourceRange>> = HashMap::new();
+        for row in sources {
+            source_lists.entry(row.key.list).or_default().push(row);
+        }
+        source_lists.values_mut().for_each(|rows| rows.sort_by_key(SourceRange::network));
+        let ids = services.iter().map(|(_, service)| service.id).chain(backend_ids.values().copied());
+        let highest = ids.chain(source_lists.keys().copied()).max();
         let extents = services.iter().filter(|(_, service)| service.backend_count > 0);
         let extents = extents
             .map(|(_, service)| (service.id, Extent { base: service.backend_base, count: service.backend_count }))
@@ -95,6 +128,7 @@ impl Installed {
             services: services.into_iter().collect(),
             slices,
             members: members.into_iter().map(|(key, _)| key).collect(),
+            source_lists,
             nodes: nodes.into_iter().collect(),
             names: names.iter().map(|(key, name)| (*key, fingerprint(name))).collect(),
             backend_ids,

@@ -36,7 +36,7 @@ pub use desired::{Desired, Frontend, Name, Set, ShowKey, Target, Warning, exists
 pub use diff::{DiffError, diff};
 pub use endpoint::{EndpointError, EndpointSpec};
 pub use features::{FeatureError, Features, probe_kernel};
-pub use installed::{Contents, Installed};
+pub use installed::{Contents, Installed, SourceRange};
 pub use loader::{Attachment, LoadError, cleanup, cleanup_clsact, maps_folder};
 pub use maps::{MapsError, Occupancy};
 pub use plan::{Maps, Plan, apply};

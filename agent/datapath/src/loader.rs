@@ -148,7 +148,7 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     Ok(Loaded { ebpf, features, uplink_ifindex, attached: BTreeMap::new(), links, clsact })
 }
 
-fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 17] {
+fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 18] {
     use strake_abi::{conntrack, dns, endpoint, flow, service, sock};
     [
         (service::SERVICES, sizes.services),
@@ -156,6 +156,7 @@ fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 17] {
         (service::BACKENDS, sizes.backends),
         (service::MEMBERS, sizes.members),
         (service::AFFINITY, sizes.affinity),
+        (service::SOURCE_RANGES, sizes.source_ranges),
         (sock::SOCK_FLOWS, sizes.sock_flows),
         (sock::SOCK_NAT, sizes.sock_nat),
         (sock::SOCK_FLOWS_V6, sizes.sock_flows_v6),

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use strake_abi::addr::{Addr4, Addr6};
 use strake_abi::config::{CONFIG, Config};
@@ -15,13 +16,14 @@ use strake_abi::dns::{DNS_NAMES, DNS_ZONE, DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, Endpoint, NODES, NODES_V6, PODS_BY_NETNS, PodNetns};
 use strake_abi::flow::{COUNTERS, DROPS, EVENTS_LOST};
 use strake_abi::service::{
-    BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, SERVICES_V6, Service, ServiceKey, ServiceKey6,
+    BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES, Service, ServiceKey, ServiceKey6,
+    SourceKey,
 };
 use strake_abi::sock::{
     SOCK_FLOWS, SOCK_FLOWS_V6, SOCK_NAT, SOCK_NAT_V6, SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6,
 };
 
-use crate::installed::Contents;
+use crate::installed::{Contents, SourceRange};
 use crate::plan::Maps;
 use crate::sys;
 
@@ -136,6 +138,30 @@ impl<K: Pod, V: Pod> Rows<K, V> {
     }
 }
 
+/// `SOURCE_RANGES`. Written row by row: tries have batches from 5.13 only.
+pub struct Sources {
+    typed: LpmTrie<MapData, SourceKey, u32>,
+    raw: MapData,
+}
+
+impl Sources {
+    fn open(pins: &Path) -> Result<Self, MapsError> {
+        let fail = |source| MapsError::Open { map: SOURCE_RANGES, path: pins.join(SOURCE_RANGES), source };
+        let map = Map::from_map_data(open(pins, SOURCE_RANGES)?).map_err(fail)?;
+        Ok(Self { typed: LpmTrie::try_from(map).map_err(fail)?, raw: open(pins, SOURCE_RANGES)? })
+    }
+
+    pub fn all(&self) -> Result<Vec<SourceRange>, MapsError> {
+        let rows = self.typed.keys().map(|key| key.map(|key| SourceRange { bits: key.prefix_len(), key: key.data() }));
+        rows.collect::<Result<_, _>>().map_err(|source| MapsError::Read { map: SOURCE_RANGES, source })
+    }
+
+    pub fn occupancy(&self) -> Result<Occupancy, MapsError> {
+        let capacity = self.raw.info().map_or(0, |info| info.max_entries());
+        Ok(Occupancy { map: SOURCE_RANGES, entries: self.all()?.len() as u64, capacity })
+    }
+}
+
 /// An array map with both views.
 struct Slots<V: Pod> {
     name: &'static str,
@@ -167,6 +193,7 @@ pub struct KernelMaps {
     pub services: Rows<ServiceKey, Service>,
     pub services_v6: Rows<ServiceKey6, Service>,
     pub members: Rows<MemberKey, Backend>,
+    pub sources: Sources,
     pub nodes: Rows<Addr4, u32>,
     pub nodes_v6: Rows<Addr6, u32>,
     pub names: Rows<DnsKey, DnsName>,
@@ -202,6 +229,7 @@ impl KernelMaps {
             services: Rows::open(pins, SERVICES)?,
             services_v6: Rows::open(pins, SERVICES_V6)?,
             members: Rows::open(pins, MEMBERS)?,
+            sources: Sources::open(pins)?,
             nodes: Rows::open(pins, NODES)?,
             nodes_v6: Rows::open(pins, NODES_V6)?,
             names: Rows::open(pins, DNS_NAMES)?,
@@ -237,6 +265,7 @@ impl KernelMaps {
             services,
             backends,
             members: self.members.all()?,
+            sources: self.sources.all()?,
             nodes: nodes.chain(self.nodes_v6.all()?).collect(),
             names: self.names.all()?,
         })
@@ -263,6 +292,7 @@ impl KernelMaps {
             services_v6: self.services_v6.capacity(),
             backends: self.slots(),
             members: self.members.capacity(),
+            source_ranges: self.sources.raw.info().map_or(0, |info| info.max_entries()),
             endpoints: self.endpoints.capacity(),
             nodes: self.nodes.capacity(),
             dns_names: self.names.capacity(),
@@ -299,6 +329,32 @@ impl Maps for KernelMaps {
 
     fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), MapsError> {
         self.members.remove(keys)
+    }
+
+    fn put_sources(&mut self, rows: &[SourceRange]) -> Result<(), MapsError> {
+        for range in rows {
+            let put = self.sources.typed.insert(&Key::new(range.bits, range.key), 1, 0);
+            put.map_err(|source| MapsError::Set { map: SOURCE_RANGES, source })?;
+        }
+        Ok(())
+    }
+
+    fn remove_sources(&mut self, rows: &[SourceRange]) -> Result<(), MapsError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        // A program may have read a Service's value just before it was swapped, and look for its list just after. On a
+        // kernel that cannot wait for it, it refuses one connection, whose client tries again.
+        if let Err(error) = sys::wait_for_running_programs() {
+            tracing::debug!(%error, "removing source ranges without waiting for running programs");
+        }
+        for range in rows {
+            match self.sources.typed.remove(&Key::new(range.bits, range.key)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(MapsError::Set { map: SOURCE_RANGES, source }),
+            }
+        }
+        Ok(())
     }
 
     fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), MapsError> {

@@ -3,12 +3,13 @@
 //! | step | why then |
 //! |---|---|
 //! | new members | a choice made by the new slice must be valid at once |
+//! | new lists of source ranges | nobody refers to them yet |
 //! | new slices | nobody points at them yet |
 //! | nodes, CONFIG, zone | independent |
 //! | services put | one update swaps a service from its whole old slice to its whole new one |
 //! | names put | an address is answered only after it is served |
 //! | names removed | and no longer answered before it stops being served |
-//! | services removed, members removed | nothing leads there any more |
+//! | services removed, members and lists of source ranges removed | nothing leads there any more |
 //! | old slices retired | by the caller, reused after a grace period |
 //!
 //! May not know: how maps are written.
@@ -18,6 +19,7 @@ use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6};
 
+use crate::installed::SourceRange;
 use crate::slices::Extent;
 
 /// Writes of one `apply`, in no order but that of the table above. Keys of IPv4 are mapped; who writes them knows the
@@ -25,6 +27,7 @@ use crate::slices::Extent;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     pub members_put: Vec<(MemberKey, Backend)>,
+    pub sources_put: Vec<SourceRange>,
     pub slices: Vec<(u32, Vec<Backend>)>,
     pub nodes_put: Vec<(Addr6, u32)>,
     pub nodes_removed: Vec<Addr6>,
@@ -35,6 +38,7 @@ pub struct Plan {
     pub names_removed: Vec<DnsKey>,
     pub services_removed: Vec<ServiceKey6>,
     pub members_removed: Vec<MemberKey>,
+    pub sources_removed: Vec<SourceRange>,
     pub retired: Vec<Extent>,
 }
 
@@ -44,6 +48,7 @@ impl Plan {
         let slots: usize = self.slices.iter().map(|(_, backends)| backends.len()).sum();
         slots
             + self.members_put.len()
+            + self.sources_put.len()
             + self.nodes_put.len()
             + self.nodes_removed.len()
             + usize::from(self.config.is_some())
@@ -53,6 +58,7 @@ impl Plan {
             + self.names_removed.len()
             + self.services_removed.len()
             + self.members_removed.len()
+            + self.sources_removed.len()
     }
 }
 
@@ -62,6 +68,8 @@ pub trait Maps {
 
     fn put_members(&mut self, rows: &[(MemberKey, Backend)]) -> Result<(), Self::Error>;
     fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), Self::Error>;
+    fn put_sources(&mut self, rows: &[SourceRange]) -> Result<(), Self::Error>;
+    fn remove_sources(&mut self, rows: &[SourceRange]) -> Result<(), Self::Error>;
     fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), Self::Error>;
     fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), Self::Error>;
     fn remove_nodes(&mut self, keys: &[Addr6]) -> Result<(), Self::Error>;
@@ -81,6 +89,7 @@ pub fn apply<M: Maps>(plan: &Plan, maps: &mut M) -> Result<(), M::Error> {
         maps.set_config(config)?;
     }
     maps.put_members(&plan.members_put)?;
+    maps.put_sources(&plan.sources_put)?;
     for (base, backends) in &plan.slices {
         maps.write_slice(*base, backends)?;
     }
@@ -94,5 +103,6 @@ pub fn apply<M: Maps>(plan: &Plan, maps: &mut M) -> Result<(), M::Error> {
     maps.remove_services(&plan.services_removed)?;
     maps.remove_nodes(&plan.nodes_removed)?;
     maps.remove_members(&plan.members_removed)?;
+    maps.remove_sources(&plan.sources_removed)?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use strake_abi::dns::{DNS_HAS_A, DNS_NAMES};
 use strake_abi::service::{
-    BACKEND_HOST, BACKEND_LOCAL, BACKENDS, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, ServiceKey6,
+    BACKEND_HOST, BACKEND_LOCAL, BACKENDS, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, SOURCE_RANGES, ServiceKey6,
 };
 use strake_logic::dns::table::WireName;
 use strake_state::{ObjectName, World};
@@ -45,6 +45,8 @@ pub struct TracedFrontend {
     pub value: Option<String>,
     pub backends: Vec<TracedBackend>,
     pub affinity_seconds: u32,
+    /// Clients outside of these ranges are dropped; None: all are admitted.
+    pub source_ranges: Option<Vec<String>>,
     /// A sentence.
     pub outcome: String,
 }
@@ -135,6 +137,7 @@ fn traced(key: ServiceKey6, sticky: bool, world: &World, maps: &KernelMaps) -> R
             value: None,
             backends: Vec::new(),
             affinity_seconds: 0,
+            source_ranges: None,
             outcome,
         });
     };
@@ -167,6 +170,14 @@ fn traced(key: ServiceKey6, sticky: bool, world: &World, maps: &KernelMaps) -> R
         }
         (count, _) => format!("goes to one of {count} backends, each as likely"),
     };
+    let source_ranges = if value.source_list != 0 {
+        let rows = maps.sources.all()?.into_iter().filter(|row| row.key.list == value.source_list);
+        let mut ranges: Vec<_> = rows.filter_map(|row| row.network()).collect();
+        ranges.sort();
+        Some(ranges.iter().map(ToString::to_string).collect())
+    } else {
+        None
+    };
     let row = format!(
         "id {}, base {}, count {}, flags {:#x}",
         value.id, value.backend_base, value.backend_count, value.flags
@@ -177,6 +188,7 @@ fn traced(key: ServiceKey6, sticky: bool, world: &World, maps: &KernelMaps) -> R
         value: Some(row),
         backends,
         affinity_seconds: value.affinity_timeout_s,
+        source_ranges,
         outcome,
     })
 }
@@ -207,6 +219,9 @@ impl fmt::Display for Trace {
             writeln!(f, "  to {}\n    {}", frontend.frontend, frontend.outcome)?;
             if let Some(value) = &frontend.value {
                 writeln!(f, "    {} -> {value}", frontend.entry)?;
+            }
+            if let Some(ranges) = &frontend.source_ranges {
+                writeln!(f, "    {SOURCE_RANGES} admits {}; others are dropped", ranges.join(", "))?;
             }
             for backend in &frontend.backends {
                 let pod = backend.pod.as_deref().unwrap_or(if backend.host { "this node" } else { "unknown" });

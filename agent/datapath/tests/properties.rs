@@ -16,7 +16,7 @@ use strake_abi::config::Config as AbiConfig;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{Backend, MemberKey, SCOPE_INTERNAL, Service as AbiService, ServiceKey6};
 use strake_datapath::{
-    Config, Desired, Installed, MapSizes, Maps, Plan, Runtime, apply, check, compile, diff, exists_key,
+    Config, Desired, Installed, MapSizes, Maps, Plan, Runtime, SourceRange, apply, check, compile, diff, exists_key,
 };
 use strake_state::{
     Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, ServiceType,
@@ -33,6 +33,8 @@ struct Spec {
     udp: bool,
     node_port: u16,
     external: bool,
+    /// LoadBalancer IPs with these of `RANGES`, by bit.
+    ranges: u8,
     affinity: bool,
     internal_local: bool,
     external_local: bool,
@@ -40,6 +42,9 @@ struct Spec {
     endpoints: Vec<(u8, bool, bool, bool)>,
 }
 
+/// Networks and single clients, inside of each other, of both families, and everybody.
+const RANGES: [&str; 6] =
+    ["198.51.100.0/24", "198.51.100.128/25", "198.51.100.7/32", "2001:db8::/32", "0.0.0.0/0", "2001:db8:7::/48"];
 fn spec() -> impl Strategy<Value = Spec> {
     let endpoint = (1_u8..9, any::<bool>(), any::<bool>(), any::<bool>());
     (
@@ -47,7 +52,7 @@ fn spec() -> impl Strategy<Value = Spec> {
         80_u16..83,
         any::<bool>(),
         prop_oneof![Just(0_u16), 30_000_u16..30_003],
-        any::<bool>(),
+        (any::<bool>(), 0_u8..64),
         (any::<bool>(), any::<bool>(), any::<bool>()),
         prop::collection::vec(endpoint, 0..6),
     )
@@ -57,7 +62,7 @@ fn spec() -> impl Strategy<Value = Spec> {
                 port,
                 udp,
                 node_port,
-                external,
+                (external, ranges),
                 (affinity, internal_local, external_local),
                 endpoints,
             )| {
@@ -68,6 +73,7 @@ fn spec() -> impl Strategy<Value = Spec> {
                     udp,
                     node_port,
                     external,
+                    ranges,
                     affinity,
                     internal_local,
                     external_local,
@@ -100,8 +106,14 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
             } else {
                 Vec::new()
             },
-            load_balancer_ips: Vec::new(),
-            load_balancer_source_ranges: Vec::new(),
+            load_balancer_ips: both([192, 0, 2, 8], [0x2001, 0xdb8, 0, 0, 0, 0, 0, 8]),
+            load_balancer_source_ranges: RANGES
+                .iter()
+                .enumerate()
+                .filter(|(bit, _)| spec.ranges & (1 << bit) != 0)
+                .map(|(_, range)| range.parse().unwrap())
+                .collect(),
+            invalid_source_ranges: Vec::new(),
             ports: vec![ServicePort { name: "p".into(), protocol, port: spec.port, node_port: spec.node_port }],
             affinity: if spec.affinity { SessionAffinity::ClientIp { timeout: 60 } } else { SessionAffinity::None },
             internal_policy: policy(spec.internal_local),
@@ -200,6 +212,14 @@ impl Maps for Watched<'_> {
         self.each(keys, |model, row| model.remove_members(row).unwrap());
         Ok(())
     }
+    fn put_sources(&mut self, rows: &[SourceRange]) -> Result<(), Self::Error> {
+        self.each(rows, |model, row| model.put_sources(row).unwrap());
+        Ok(())
+    }
+    fn remove_sources(&mut self, rows: &[SourceRange]) -> Result<(), Self::Error> {
+        self.each(rows, |model, row| model.remove_sources(row).unwrap());
+        Ok(())
+    }
     fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), Self::Error> {
         for (offset, backend) in backends.iter().enumerate() {
             self.model.write_slice(base + offset as u32, &[*backend]).unwrap();
@@ -246,9 +266,10 @@ fn expected(desired: &Desired) -> Expected {
     let frontends = desired.frontends.iter().map(|frontend| {
         let set = &desired.sets[frontend.set];
         let backends = set.backends.iter().map(|target| (target.addr, target.port)).collect();
-        (frontend.key, Some((frontend.flags, set.affinity_timeout_s, backends)))
+        let ranges = frontend.sources.map(|list| desired.source_lists[list].clone());
+        (frontend.key, Some((frontend.flags, set.affinity_timeout_s, backends, ranges)))
     });
-    let exists = desired.cluster_ips.iter().map(|ip| (exists_key(*ip), Some((0, 0, Vec::new()))));
+    let exists = desired.cluster_ips.iter().map(|ip| (exists_key(*ip), Some((0, 0, Vec::new(), None))));
     frontends.chain(exists).map(|(key, value)| (strake_datapath::key_order(&key), (key, value))).collect()
 }
 
@@ -285,6 +306,8 @@ fn verify(model: &Model, desired: &Desired) {
     }
     let ids: BTreeMap<_, _> =
         model.services.iter().map(|(key, service)| (strake_datapath::key_order(key), service.id)).collect();
+    let ranges: usize = desired.source_lists.iter().map(Vec::len).sum();
+    assert_eq!(model.sources.len(), ranges);
     let mut members = 0;
     let mut seen = std::collections::HashSet::new();
     for frontend in &desired.frontends {
@@ -377,6 +400,12 @@ impl Maps for Killed<'_> {
     fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), ()> {
         self.rows(keys, |model, row| model.remove_members(row).unwrap())
     }
+    fn put_sources(&mut self, rows: &[SourceRange]) -> Result<(), ()> {
+        self.rows(rows, |model, row| model.put_sources(row).unwrap())
+    }
+    fn remove_sources(&mut self, rows: &[SourceRange]) -> Result<(), ()> {
+        self.rows(rows, |model, row| model.remove_sources(row).unwrap())
+    }
     fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), ()> {
         let slots: Vec<_> = (base..).zip(backends.iter().copied()).collect();
         self.rows(&slots, |model, row| model.write_slice(row[0].0, &[row[0].1]).unwrap())
@@ -441,6 +470,7 @@ fn a_desired_that_breaks_an_invariant_is_refused_by_name() {
             udp: false,
             node_port: 0,
             external: false,
+            ranges: 0b1011,
             affinity: false,
             internal_local: false,
             external_local: false,
@@ -455,6 +485,13 @@ fn a_desired_that_breaks_an_invariant_is_refused_by_name() {
         violations[0].to_string()
     };
     assert!(broken(|d| d.frontends[0].set = 9).contains("points at set 9 of 2"));
+    assert!(
+        broken(|d| d.source_lists[0].reverse()).contains("source list 0: 198.51.100.0/24 is no network, not in order")
+    );
+    assert!(
+        broken(|d| d.source_lists[0].push("2001:db8::/32".parse().unwrap())).contains("source list 0 of 2, which is")
+    );
+    assert!(broken(|d| d.source_lists[1].clear()).contains("[2001:db8::8]:80/TCP internal admits source list 1"));
     assert!(broken(|d| d.sets[0].backends.reverse()).contains("not in order"));
     assert!(broken(|d| d.sets[0].backends[0].addr = Ipv4Addr::LOCALHOST.into()).contains("not an address"));
     assert!(broken(|d| d.sets[1].backends[0].addr = Ipv6Addr::LOCALHOST.into()).contains("backend [::1]:8080 is not"));

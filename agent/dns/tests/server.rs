@@ -41,6 +41,7 @@ fn service(namespace: &str, name: &str, ips: &[&str]) -> Service {
         external_ips: vec![],
         load_balancer_ips: vec![],
         load_balancer_source_ranges: vec![],
+        invalid_source_ranges: vec![],
         ports: vec![
             ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 },
             ServicePort { name: "metrics".into(), protocol: Protocol::Udp, port: 9090, node_port: 0 },

@@ -165,6 +165,7 @@ mod tests {
             external_ips: Vec::new(),
             load_balancer_ips: Vec::new(),
             load_balancer_source_ranges: Vec::new(),
+            invalid_source_ranges: Vec::new(),
             ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: 30080 }],
             affinity: SessionAffinity::None,
             internal_policy: TrafficPolicy::Cluster,

@@ -75,6 +75,21 @@ fn parse_all<'a, T: std::str::FromStr>(
     values.into_iter().filter_map(|value| parse(what, of, value)).collect()
 }
 
+/// A range as kube-proxy reads it: objects of older API servers have space around it, zeros before a number, or bits of a
+/// host.
+fn range(text: &str) -> Option<IpNetwork> {
+    let (address, length) = text.split_once('/')?;
+    let plain = |number: &str| match number.trim_start_matches('0') {
+        "" if !number.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    let octets = || address.split('.').map(plain).collect::<Vec<_>>().join(".");
+    let address: IpAddr = address.parse().or_else(|_| octets().parse()).ok()?;
+    let length = length.bytes().all(|b| b.is_ascii_digit()).then(|| length.parse().ok())??;
+    let given = IpNetwork::new(address, length).ok()?;
+    IpNetwork::new(given.network(), length).ok()
+}
+
 fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("" | "TCP") => Some(Protocol::Tcp),
@@ -129,6 +144,14 @@ impl Extract for core::Service {
         } else {
             SessionAffinity::None
         };
+        let (mut load_balancer_source_ranges, mut invalid_source_ranges) = (Vec::new(), Vec::new());
+        let ranges = spec.load_balancer_source_ranges.iter().flatten().map(|text| text.trim());
+        for text in ranges.filter(|text| !text.is_empty()) {
+            match range(text) {
+                Some(range) => load_balancer_source_ranges.push(range),
+                None => invalid_source_ranges.push(text.into()),
+            }
+        }
         let ports = spec.ports.iter().flatten().filter_map(|p| {
             Some(ServicePort {
                 name: p.name.as_deref().unwrap_or_default().into(),
@@ -145,11 +168,8 @@ impl Extract for core::Service {
             external_name: spec.external_name.as_deref().map(Into::into),
             external_ips: parse_all("externalIPs", meta, spec.external_ips.iter().flatten()),
             load_balancer_ips,
-            load_balancer_source_ranges: parse_all::<IpNetwork>(
-                "loadBalancerSourceRanges",
-                meta,
-                spec.load_balancer_source_ranges.iter().flatten(),
-            ),
+            load_balancer_source_ranges,
+            invalid_source_ranges,
             ports: ports.collect(),
             affinity,
             internal_policy: policy(spec.internal_traffic_policy.as_deref()),

@@ -108,7 +108,10 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` whose `ipMode` is VIP (KEP-1860); Proxy ones are not ours to answer.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// Networks: bits of a host are zero.
     pub load_balancer_source_ranges: Vec<IpNetwork>,
+    /// Those that are no range, as they were written.
+    pub invalid_source_ranges: Vec<Box<str>>,
     pub ports: Vec<ServicePort>,
     pub affinity: SessionAffinity,
     pub internal_policy: TrafficPolicy,

@@ -51,9 +51,26 @@ fn a_service_keeps_every_field_the_datapath_needs() {
     assert_eq!(kept.service_type, ServiceType::LoadBalancer);
     assert_eq!(kept.cluster_ips.len(), 2);
     assert_eq!(kept.load_balancer_ips, ["203.0.113.1".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(kept.load_balancer_source_ranges, ["192.0.2.0/24".parse().unwrap()]);
     assert_eq!(kept.affinity, SessionAffinity::ClientIp { timeout: 60 });
     assert_eq!(kept.external_policy, TrafficPolicy::Local);
     assert_eq!((kept.ports[0].protocol, kept.ports[0].node_port), (Protocol::Udp, 30053));
+}
+
+#[test]
+fn source_ranges_are_read_as_kube_proxy_reads_them() {
+    let kept = service(json!({
+        "metadata": {"namespace": "a", "name": "web"},
+        "spec": {"type": "LoadBalancer", "clusterIP": "10.96.3.4", "loadBalancerSourceRanges": [
+            " 192.0.2.0/24 ", "192.0.2.77/24", "010.000.0.0/08", "2001:db8::1/32", "", "  ",
+            "192.0.2.1", "192.0.2.0/33", "192.0.2.0/+8", "192.0.2/24", "everybody", "192.0.2.0/",
+        ]},
+    }))
+    .unwrap();
+    let shown: Vec<String> = kept.load_balancer_source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["192.0.2.0/24", "192.0.2.0/24", "10.0.0.0/8", "2001:db8::/32"]);
+    let wrong = ["192.0.2.1", "192.0.2.0/33", "192.0.2.0/+8", "192.0.2/24", "everybody", "192.0.2.0/"];
+    assert_eq!(kept.invalid_source_ranges, wrong.map(Box::from));
 }
 
 #[test]

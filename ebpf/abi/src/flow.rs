@@ -85,6 +85,8 @@ named_enum! {
         TtlExceeded = 14 => "ttl_exceeded",
         /// `CONFIG` has not been written.
         NotConfigured = 15 => "not_configured",
+        /// The client is in none of the Service's `loadBalancerSourceRanges`.
+        SourceNotInRanges = 16 => "source_not_in_ranges",
     }
 }
 

@@ -36,6 +36,7 @@
 //! |---|---|
 //! | 1 | the first |
 //! | 2 | [`service::Backend`] has a long address; `*_V6` maps of the socket hooks |
+//! | 3 | [`service::SOURCE_RANGES`] |
 
 #![no_std]
 
@@ -54,7 +55,7 @@ pub use addr::{Addr4, Addr6, Cidr4, Mac, Port};
 
 /// Version of everything in this crate. The agent compares it with [`config::Config::abi_version`] of the pinned
 /// `CONFIG` map before it reuses any pinned map; a different number means the pinned state has to be migrated.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Transport protocols, as in the IPv4 header (IANA protocol numbers).
 pub mod proto {

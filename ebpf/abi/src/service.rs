@@ -24,6 +24,10 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const MEMBERS: &str = "MEMBERS";
 /// LRU hash [`AffinityKey`] -> [`Affinity`]; written by the programs.
 pub const AFFINITY: &str = "AFFINITY";
+/// LPM trie [`SourceKey`] -> `u32` (1): lists of ranges of clients, of both families. A list is immutable, as a slice is:
+/// another one is written beside it, and the Service's value swapped. Few Services have one, so nothing is gained by a
+/// shorter key for IPv4.
+pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
 
 /// [`ServiceKey::scope`] of traffic from Pods and from the node itself.
 pub const SCOPE_INTERNAL: u8 = 0;
@@ -89,6 +93,11 @@ pub const SERVICE_DROP_IF_EMPTY: u32 = 1 << 0;
 pub const SERVICE_NO_SOCKET: u32 = 1 << 1;
 /// The frontend is a NodePort (for reports).
 pub const SERVICE_NODE_PORT: u32 = 1 << 2;
+/// With a [`Service::source_list`]: the node's own address is within.
+pub const SERVICE_ADMITS_NODE: u32 = 1 << 3;
+/// With a [`Service::source_list`]: so is every Pod of this node. This is what a socket hook goes by where it cannot tell
+/// the address of the socket's Pod.
+pub const SERVICE_ADMITS_PODS: u32 = 1 << 4;
 
 abi_struct! {
     /// What a frontend leads to.
@@ -105,8 +114,10 @@ abi_struct! {
         pub affinity_timeout_s: u32 = 12,
         /// `SERVICE_*`.
         pub flags: u32 = 16,
-        /// Zero (Maglev base and source ranges are to come).
-        pub reserved: [u32; 3] = 20,
+        /// The list in [`SOURCE_RANGES`] whose clients may open connections (`loadBalancerSourceRanges`); 0: all may.
+        pub source_list: u32 = 20,
+        /// Zero (the Maglev table is to come).
+        pub reserved: [u32; 2] = 24,
     }
 }
 
@@ -150,6 +161,26 @@ abi_struct! {
         pub client: Addr4 = 0,
         /// [`Service::id`].
         pub service_id: u32 = 4,
+    }
+}
+
+abi_struct! {
+    /// A range of clients on a list. Its length counts [`SourceKey::bits`] of this key.
+    pub struct SourceKey: 20 {
+        /// [`Service::source_list`]; never 0, never reused.
+        pub list: u32 = 0,
+        /// Network address; IPv4 is mapped.
+        pub addr: Addr6 = 4,
+    }
+}
+
+impl SourceKey {
+    /// All bits: of one client.
+    pub const BITS: u32 = 160;
+
+    /// Bits that count for a range of `prefix` bits of the longer address (an IPv4 one has 96 more than written).
+    pub const fn bits(prefix: u8) -> u32 {
+        32 + prefix as u32
     }
 }
 

@@ -11,8 +11,9 @@
 
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use strake_abi::config::Config;
+use strake_abi::endpoint::PodNetns;
 use strake_abi::flow::Hook;
-use strake_abi::service::{SCOPE_INTERNAL, Service};
+use strake_abi::service::{SCOPE_INTERNAL, SERVICE_ADMITS_PODS, Service};
 use strake_abi::sock::{SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6};
 use strake_abi::{Addr4, Addr6, Port};
 
@@ -47,6 +48,9 @@ pub trait Address: Wide + PartialEq + 'static {
     const PACKETS: bool;
 
     fn service(config: &Config, asked: End<Self>, proto: u8) -> Option<&'static Service>;
+
+    /// Whether a Service with source ranges admits a Pod.
+    fn admits(service: &Service, pod: &PodNetns) -> bool;
 
     /// Remembers that a connected socket asked for one end and was given another. Without a row the connection works
     /// and only its name is lost.
@@ -125,6 +129,11 @@ impl Address for Addr4 {
         service::find(config, asked.addr, asked.port, proto, SCOPE_INTERNAL)
     }
 
+    #[inline(always)]
+    fn admits(service: &Service, pod: &PodNetns) -> bool {
+        service::admits(service, pod.ip)
+    }
+
     rows!(SockFlow in SOCK_FLOWS, SockNatKey -> SockNat in SOCK_NAT);
 
     #[inline(always)]
@@ -139,6 +148,11 @@ impl Address for Addr6 {
     #[inline(always)]
     fn service(config: &Config, asked: End<Self>, proto: u8) -> Option<&'static Service> {
         service::find6(config, asked.addr, asked.port, proto, SCOPE_INTERNAL)
+    }
+
+    #[inline(always)]
+    fn admits(service: &Service, _: &PodNetns) -> bool {
+        service.flags & SERVICE_ADMITS_PODS != 0
     }
 
     rows!(SockFlow6 in SOCK_FLOWS_V6, SockNatKey6 { reserved } -> SockNat6 in SOCK_NAT_V6);

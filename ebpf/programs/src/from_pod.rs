@@ -213,6 +213,9 @@ fn open_service(skb: Skb, work: &mut Work, service: &Service, config: &Config, n
         return settle(Err(DropReason::FragmentUnknown));
     }
     let tuple = work.packet.tuple;
+    if !service::admits(service, tuple.src) {
+        return settle(Err(DropReason::SourceNotInRanges));
+    }
     let backend = if service.backend_count == 0 { None } else { service::choose(service, tuple.src, seconds(now)) };
     let Some(backend) = backend else {
         if service.flags & SERVICE_DROP_IF_EMPTY != 0 {

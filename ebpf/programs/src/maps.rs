@@ -2,13 +2,13 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use strake_abi::config::Config;
 use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentPorts};
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{Endpoint, PodNetns};
 use strake_abi::flow::{Counter, DropReason, EventKind};
-use strake_abi::service::{Affinity, AffinityKey, Backend, MemberKey, Service, ServiceKey, ServiceKey6};
+use strake_abi::service::{Affinity, AffinityKey, Backend, MemberKey, Service, ServiceKey, ServiceKey6, SourceKey};
 use strake_abi::sock::{SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6};
 use strake_abi::{Addr4, Addr6};
 
@@ -27,6 +27,8 @@ pub static BACKENDS: Array<Backend> = Array::with_max_entries(262_144, BPF_F_MMA
 pub static MEMBERS: HashMap<MemberKey, Backend> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(65_536, 0);
+#[map]
+pub static SOURCE_RANGES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static SOCK_FLOWS: LruHashMap<u64, SockFlow> = LruHashMap::with_max_entries(65_536, 0);

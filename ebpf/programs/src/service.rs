@@ -2,16 +2,17 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::maps::lpm_trie::Key;
 use strake_abi::config::Config;
 use strake_abi::endpoint::NODE_LOCAL;
 use strake_abi::flow::{Counter, DropReason};
 use strake_abi::service::{
-    Affinity, AffinityKey, Backend, MemberKey, SCOPE_INTERNAL, Service, ServiceKey, ServiceKey6,
+    Affinity, AffinityKey, Backend, MemberKey, SCOPE_INTERNAL, Service, ServiceKey, ServiceKey6, SourceKey,
 };
 use strake_abi::{Addr4, Addr6, Port};
 use strake_logic::choose;
 
-use crate::maps::{AFFINITY, BACKENDS, MEMBERS, NODES, NODES_V6, SERVICES, SERVICES_V6, get};
+use crate::maps::{AFFINITY, BACKENDS, MEMBERS, NODES, NODES_V6, SERVICES, SERVICES_V6, SOURCE_RANGES, get};
 use crate::report::count;
 
 /// A length of addresses, for reading backends, whose rows have room for both.
@@ -85,6 +86,17 @@ finder!(find6, Addr6, ServiceKey6 in SERVICES_V6, NODES_V6);
 pub fn unknown_port(addr: Addr4) -> DropReason {
     let key = ServiceKey { addr, port: Port(0), proto: 0, scope: SCOPE_INTERNAL };
     if get!(SERVICES, &key).is_some() { DropReason::NoServicePort } else { DropReason::NoService }
+}
+
+/// Whether this client may open a connection to the frontend, before anything else is asked of it. Of either family.
+#[inline(always)]
+pub fn admits(service: &Service, client: impl Into<Addr6>) -> bool {
+    service.source_list == 0 || is_on_list(service.source_list, &client.into())
+}
+
+#[inline(never)]
+fn is_on_list(list: u32, client: &Addr6) -> bool {
+    SOURCE_RANGES.get(Key::new(SourceKey::BITS, SourceKey { list, addr: *client })).is_some()
 }
 
 /// Whether a backend that was chosen before may still be used for this Service.

@@ -22,7 +22,9 @@ use aya_ebpf::{EbpfContext, Global};
 use strake_abi::config::Config;
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, PodNetns};
 use strake_abi::flow::{Counter, DropReason, EventKind, Hook, Verdict};
-use strake_abi::service::{SERVICE_DROP_IF_EMPTY, SERVICE_NO_SOCKET, Service};
+use strake_abi::service::{
+    SERVICE_ADMITS_NODE, SERVICE_ADMITS_PODS, SERVICE_DROP_IF_EMPTY, SERVICE_NO_SOCKET, Service,
+};
 use strake_abi::sock::{SOCK_NAT_FORWARD, SOCK_NAT_REVERSE};
 use strake_abi::{Addr4, Port, proto};
 use strake_logic::choose::is_fresh;
@@ -36,6 +38,8 @@ use crate::service::{self, Target};
 const ALLOW: i32 = 1;
 /// The system call fails: with EPERM, or with what `bpf_set_retval` said.
 const DENY: i32 = 0;
+const EPERM: i32 = 1;
+const ETIMEDOUT: i32 = 110;
 const ECONNREFUSED: i32 = 111;
 const AF_INET6: u32 = 10;
 
@@ -283,6 +287,16 @@ fn choose<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, config: 
         count(Counter::SockOptOut);
         return Answer::Leave;
     }
+    if service.source_list != 0 {
+        let admitted = match pod {
+            Some(pod) => F::Addr::admits(service, pod),
+            None if netns == config.host_netns_cookie => service.flags & SERVICE_ADMITS_NODE != 0,
+            None => service.flags & SERVICE_ADMITS_PODS != 0,
+        };
+        if !admitted {
+            return refuse(socket, hook, service, pod, DropReason::SourceNotInRanges);
+        }
+    }
     if service.backend_count != 0 {
         // In somebody else's Pod the namespace stands for its address, as one of 0.0.0.0/8, which no client has.
         let client = match pod {
@@ -294,24 +308,39 @@ fn choose<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, config: 
             return Answer::Use(backend);
         }
     }
-    refuse(socket, hook, service, pod)
+    refuse(socket, hook, service, pod, DropReason::NoEndpoints)
 }
 
-/// No endpoint. As close to "connection refused" as the kernel allows: the error itself where `bpf_set_retval` can set
+/// No endpoint: as close to "connection refused" as the kernel allows. The error itself where `bpf_set_retval` can set
 /// it, else the VIP on the wire for `from_pod` to answer, else (a process of the node, IPv6) EPERM.
+///
+/// Not in the source ranges: silence, which is `from_pod`'s. Where there is none, what silence ends in, at once: for TCP a
+/// time-out, for a datagram EPERM, as netfilter has it for a process of the node.
 #[inline(always)]
-fn refuse<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, pod: Option<&PodNetns>) -> Answer<F::Addr> {
-    let silent = service.flags & SERVICE_DROP_IF_EMPTY != 0;
+fn refuse<F: Family>(
+    socket: &Socket<F>,
+    hook: Hook,
+    service: &Service,
+    pod: Option<&PodNetns>,
+    reason: DropReason,
+) -> Answer<F::Addr> {
+    let outsider = reason as u8 == DropReason::SourceNotInRanges as u8;
+    let silent = outsider || service.flags & SERVICE_DROP_IF_EMPTY != 0;
     let helper = HAVE_SET_RETVAL.load() != 0;
     if F::Addr::PACKETS && pod.is_some() && (silent || !helper) {
         return Answer::Leave;
     }
     if helper {
+        let error = match (outsider, socket.proto) {
+            (false, _) => ECONNREFUSED,
+            (true, proto::TCP) => ETIMEDOUT,
+            (true, _) => EPERM,
+        };
         // SAFETY: no memory is involved.
-        unsafe { bpf_set_retval(-ECONNREFUSED) };
+        unsafe { bpf_set_retval(-error) };
     }
-    count_drop(DropReason::NoEndpoints);
-    tell(socket, hook, service, None, DropReason::NoEndpoints);
+    count_drop(reason);
+    tell(socket, hook, service, None, reason);
     Answer::Refuse
 }
 

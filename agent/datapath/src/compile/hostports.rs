@@ -62,7 +62,7 @@ impl Compiler<'_> {
                     continue;
                 }
                 self.taken.insert(key, (FrontendKind::HostPort, object.as_str().into(), self.desired.frontends.len()));
-                self.desired.frontends.push(Frontend { key, set, flags: 0 });
+                self.desired.frontends.push(Frontend { key, set, sources: None, flags: 0 });
             }
         }
     }

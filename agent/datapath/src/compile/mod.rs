@@ -16,17 +16,21 @@
 //! | externalIP, LB IP, NodePort | internal (Pods, the node) | cluster | reject |
 //! | externalIP, LB IP, NodePort | external | `externalTrafficPolicy` | as above |
 //!
+//! A LoadBalancer IP may be restricted to source ranges: see `sources`. The others never are.
+//!
 //! May not know: what the kernel holds already.
 
 mod dns;
 mod endpoints;
 mod hostports;
 mod node;
+mod sources;
 mod topology;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr4, Port};
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey6};
 use strake_state::{Pod, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
@@ -37,6 +41,7 @@ use crate::desired::{Desired, Frontend, Set, Warning, key_order};
 pub(crate) use dns::service_name;
 pub use node::Runtime;
 use node::{NodeView, node_config, nodes};
+use sources::Sources;
 
 /// Compiles a snapshot for the node of `config`.
 pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
@@ -47,7 +52,8 @@ pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
         zone: dns::zone(config),
         ..Desired::default()
     };
-    let mut compiler = Compiler { world, config, node, taken: HashMap::new(), desired: &mut desired };
+    let mut compiler =
+        Compiler { world, config, node, taken: HashMap::new(), source_lists: HashMap::new(), desired: &mut desired };
     for service in world.services.values() {
         compiler.service(service);
     }
@@ -57,6 +63,7 @@ pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
     desired.cluster_ips.sort();
     desired.cluster_ips.dedup();
     desired.warnings.sort();
+    desired.warnings.dedup();
     desired
 }
 
@@ -72,6 +79,13 @@ impl Family {
 
     fn of(ip: &IpAddr) -> Self {
         if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
     }
 
     /// The address of NodePorts.
@@ -118,6 +132,8 @@ struct Compiler<'a> {
     node: NodeView,
     /// Who has a key: its kind, its Service and its index in `desired.frontends`.
     taken: HashMap<ServiceKey6, (FrontendKind, Box<str>, usize)>,
+    /// The index of each list in `desired.source_lists`.
+    source_lists: HashMap<Vec<IpNetwork>, usize>,
     desired: &'a mut Desired,
 }
 
@@ -127,6 +143,8 @@ struct Sets<'a> {
     selection: endpoints::Selection,
     service: &'a Service,
     port: &'a ServicePort,
+    /// Of its LoadBalancer IPs.
+    sources: Sources,
     cluster: Option<usize>,
     local: Option<usize>,
 }
@@ -147,14 +165,15 @@ impl Compiler<'_> {
         if !is_dns && !service.other_proxy && self.config.services {
             self.desired.cluster_ips.extend(service.cluster_ips.iter().filter_map(v4).map(Addr4::from));
             self.warn_of_families(&object, service);
+            let sources = Family::ALL.map(|family| self.sources(&object, service, family));
             for port in &service.ports {
                 if port.protocol == Protocol::Sctp {
                     self.warn(&object, format!("port {}/SCTP is not served yet", port.port));
                     continue;
                 }
-                for family in Family::ALL.into_iter().filter(|family| family.serves(service)) {
+                for (family, sources) in Family::ALL.into_iter().zip(sources).filter(|(f, _)| f.serves(service)) {
                     let selection = endpoints::select(self.world, &self.node, service, port, family);
-                    let mut sets = Sets { family, selection, service, port, cluster: None, local: None };
+                    let mut sets = Sets { family, selection, service, port, sources, cluster: None, local: None };
                     self.port(&object, &mut sets);
                     first_set = first_set.or(sets.cluster).or(sets.local);
                 }
@@ -218,13 +237,8 @@ impl Compiler<'_> {
         if port.node_port != 0 {
             both(self, FrontendKind::NodePort, family.any(), port.node_port, SERVICE_NODE_PORT);
         }
-        if service.load_balancer_source_ranges.is_empty() {
-            for ip in service.load_balancer_ips.iter().filter(ours) {
-                both(self, FrontendKind::LoadBalancer, *ip, port.port, 0);
-            }
-        } else if service.load_balancer_ips.iter().any(|ip| ours(&ip)) {
-            let message = "loadBalancerSourceRanges is not enforced yet, so its LoadBalancer IPs are not served";
-            self.warn(object, message.into());
+        for ip in service.load_balancer_ips.iter().filter(ours) {
+            both(self, FrontendKind::LoadBalancer, *ip, port.port, 0);
         }
         for ip in service.external_ips.iter().filter(ours) {
             both(self, FrontendKind::External, *ip, port.port, 0);
@@ -264,7 +278,9 @@ impl Compiler<'_> {
         };
         let set = self.set(policy, sets);
         let drop_if_empty = policy == TrafficPolicy::Local && sets.selection.anywhere;
-        let frontend = Frontend { key, set, flags: flags | if drop_if_empty { SERVICE_DROP_IF_EMPTY } else { 0 } };
+        let sources = if kind == FrontendKind::LoadBalancer { sets.sources } else { Sources::default() };
+        let flags = flags | sources.flags | if drop_if_empty { SERVICE_DROP_IF_EMPTY } else { 0 };
+        let frontend = Frontend { key, set, sources: sources.list, flags };
         let index = match index {
             Some(index) => {
                 self.desired.frontends[index] = frontend;
@@ -279,7 +295,7 @@ impl Compiler<'_> {
     }
 
     fn set(&mut self, policy: TrafficPolicy, sets: &mut Sets<'_>) -> usize {
-        let Sets { family, selection, service, port, cluster, local } = sets;
+        let Sets { family, selection, service, port, cluster, local, .. } = sets;
         let (slot, chosen) = match policy {
             TrafficPolicy::Cluster => (cluster, &selection.cluster),
             TrafficPolicy::Local => (local, &selection.local),

@@ -1,21 +1,22 @@
 //! A model of the kernel's maps.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6};
-use strake_datapath::{Contents, Maps, ShowKey, key_order, table};
+use strake_datapath::{Contents, Maps, ShowKey, SourceRange, key_order, table};
 
 pub const SLOTS: u32 = 512;
 
-/// What a reader of one frontend gets: flags, affinity, and the backends of the slice.
-pub type Resolution = Option<(u32, u32, Vec<(Addr6, Port)>)>;
+/// What a reader of one frontend gets: flags, affinity, the backends of the slice, and the ranges of clients, if any.
+pub type Resolution = Option<(u32, u32, Vec<(Addr6, Port)>, Option<Vec<IpNetwork>>)>;
 
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -24,6 +25,7 @@ pub struct Model {
     pub services: HashMap<ServiceKey6, Service>,
     pub backends: Vec<Backend>,
     pub members: HashMap<MemberKey, Backend>,
+    pub sources: HashSet<SourceRange>,
     pub nodes: HashMap<Addr6, u32>,
     pub names: HashMap<DnsKey, DnsName>,
 }
@@ -36,6 +38,7 @@ impl Default for Model {
             services: HashMap::new(),
             backends: vec![Backend::default(); SLOTS as usize],
             members: HashMap::new(),
+            sources: HashSet::new(),
             nodes: HashMap::new(),
             names: HashMap::new(),
         }
@@ -50,7 +53,15 @@ impl Model {
 
     pub fn resolve(&self, key: &ServiceKey6) -> Resolution {
         let service = self.services.get(key)?;
-        Some((service.flags, service.affinity_timeout_s, self.slice(service)))
+        Some((service.flags, service.affinity_timeout_s, self.slice(service), self.ranges(service)))
+    }
+
+    /// The ranges that a Service admits, None for all.
+    pub fn ranges(&self, service: &Service) -> Option<Vec<IpNetwork>> {
+        let rows = self.sources.iter().filter(|row| row.key.list == service.source_list);
+        let mut ranges: Vec<_> = rows.map(|row| row.network().unwrap()).collect();
+        ranges.sort();
+        (service.source_list != 0).then_some(ranges)
     }
 
     pub fn contents(&self) -> Contents {
@@ -60,6 +71,7 @@ impl Model {
             services: self.services.iter().map(|(k, v)| (*k, *v)).collect(),
             backends: self.backends.iter().enumerate().map(|(slot, backend)| (slot as u32, *backend)).collect(),
             members: self.members.iter().map(|(k, v)| (*k, *v)).collect(),
+            sources: self.sources.iter().copied().collect(),
             nodes: self.nodes.iter().map(|(k, v)| (*k, *v)).collect(),
             names: self.names.iter().map(|(k, v)| (*k, *v)).collect(),
         }
@@ -84,6 +96,9 @@ impl Model {
                 if self.members.contains_key(&member) {
                     let _ = writeln!(out, "     member");
                 }
+            }
+            for range in self.ranges(service).into_iter().flatten() {
+                let _ = writeln!(out, "  from {range}");
             }
             if service.id != 0 {
                 let live = self.backends[service.backend_base as usize..].iter().take(service.backend_count as usize);
@@ -128,13 +143,19 @@ fn end(backend: &Backend) -> SocketAddr {
 }
 
 fn service_flags(flags: u32) -> String {
-    use strake_abi::service::{SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT};
+    use strake_abi::service::{SERVICE_ADMITS_NODE, SERVICE_ADMITS_PODS, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT};
     let mut text = String::new();
     if flags & SERVICE_NODE_PORT != 0 {
         text.push_str(" node-port");
     }
     if flags & SERVICE_DROP_IF_EMPTY != 0 {
         text.push_str(" drop-if-empty");
+    }
+    if flags & SERVICE_ADMITS_NODE != 0 {
+        text.push_str(" admits-node");
+    }
+    if flags & SERVICE_ADMITS_PODS != 0 {
+        text.push_str(" admits-pods");
     }
     text
 }
@@ -170,6 +191,16 @@ impl Maps for Model {
 
     fn remove_members(&mut self, keys: &[MemberKey]) -> Result<(), Infallible> {
         self.members.retain(|key, _| !keys.contains(key));
+        Ok(())
+    }
+
+    fn put_sources(&mut self, rows: &[SourceRange]) -> Result<(), Infallible> {
+        self.sources.extend(rows.iter().copied());
+        Ok(())
+    }
+
+    fn remove_sources(&mut self, rows: &[SourceRange]) -> Result<(), Infallible> {
+        self.sources.retain(|row| !rows.contains(row));
         Ok(())
     }
 
