@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod conntrack;
 mod flows;
 mod images;
 mod node;
@@ -43,6 +44,9 @@ enum Command {
     /// Look into Services as the datapath has them
     #[command(subcommand)]
     Service(service::Command),
+    /// Look into the connections that are tracked, and forget them
+    #[command(subcommand)]
+    Conntrack(conntrack::Command),
     /// Manage images of the nodes on this host
     #[command(subcommand)]
     Images(images::Command),
@@ -100,6 +104,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Status(args) => status::run(args).await,
             Command::Flows(args) => flows::run(args).await,
             Command::Service(command) => service::run(command).await,
+            Command::Conntrack(command) => conntrack::run(command).await,
             Command::Images(command) => images::run(command).await,
             Command::Cni | Command::Completion { .. } => Ok(()),
         }

@@ -14,6 +14,9 @@ use crate::output::{self, Format};
 pub enum Command {
     /// List frontends and their backends
     List {
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
         #[command(flatten)]
         at: At,
     },
@@ -21,25 +24,27 @@ pub enum Command {
     Trace {
         /// NAMESPACE/NAME
         service: String,
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
         #[command(flatten)]
         at: At,
     },
 }
 
+/// Which node's agent is asked.
 #[derive(clap::Args)]
 pub struct At {
     /// Ask this node [default: the first on this host]
     #[arg(long)]
     node: Option<String>,
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Format,
     #[command(flatten)]
     data: crate::DataDir,
 }
 
 impl At {
-    async fn client(&self) -> Result<OperatorClient<Channel>> {
+    /// A client of that agent.
+    pub async fn client(&self) -> Result<OperatorClient<Channel>> {
         let nodes = crate::images::local_nodes(&self.data)?;
         let dir: PathBuf = match &self.node {
             None => nodes.into_iter().next().map(|(_, dir)| dir),
@@ -53,11 +58,11 @@ impl At {
 
 pub async fn run(command: Command) -> Result<()> {
     match command {
-        Command::List { at } => {
+        Command::List { output, at } => {
             let reply = at.client().await?.list_services(ListServicesRequest {}).await.map_err(said)?;
             let document: Value = serde_json::from_str(&reply.into_inner().json)?;
-            if at.output != Format::Table {
-                return output::document(at.output, &document);
+            if output != Format::Table {
+                return output::document(output, &document);
             }
             let rows = document.as_array().into_iter().flatten().map(|s| {
                 let text = |key: &str| s[key].as_str().map_or_else(|| s[key].to_string(), str::to_owned);
@@ -73,15 +78,15 @@ pub async fn run(command: Command) -> Result<()> {
             println!("{}", output::table(&["NAMESPACE", "NAME", "FRONTEND", "BACKENDS"], rows));
             Ok(())
         }
-        Command::Trace { service, at } => {
+        Command::Trace { service, output, at } => {
             let Some((namespace, name)) = service.split_once('/') else {
                 bail!("{service} is not NAMESPACE/NAME");
             };
             let request = TraceServiceRequest { namespace: namespace.into(), name: name.into() };
             let reply = at.client().await?.trace_service(request).await.map_err(said)?;
             let document: Value = serde_json::from_str(&reply.into_inner().json)?;
-            if at.output != Format::Table {
-                return output::document(at.output, &document["trace"]);
+            if output != Format::Table {
+                return output::document(output, &document["trace"]);
             }
             println!("{}", document["text"].as_str().unwrap_or_default().trim_end());
             Ok(())

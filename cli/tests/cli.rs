@@ -11,7 +11,7 @@ fn strake(args: &[&str]) -> Output {
 #[test]
 fn help_names_every_command_and_fits_a_terminal() {
     let help = String::from_utf8(strake(&["--help"]).stdout).unwrap();
-    for command in ["server", "agent", "status", "flows", "service", "images", "completion"] {
+    for command in ["server", "agent", "status", "flows", "service", "conntrack", "images", "completion"] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(command)), "{command} is missing:\n{help}");
     }
     assert!(help.lines().all(|l| l.len() <= 110), "{help}");

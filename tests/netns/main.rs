@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is a test's report")]
 
 mod change;
+mod connections;
 mod outside;
 mod paths;
 mod restart;

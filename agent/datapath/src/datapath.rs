@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::check::{Violation, check};
 use crate::compile::{Runtime, compile};
 use crate::config::Config;
+use crate::conntrack::Connections;
 use crate::desired::Desired;
 use crate::diff::{DiffError, diff};
 use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
@@ -22,6 +23,7 @@ use crate::features::{Features, has_tcx, own_netns_cookie};
 use crate::installed::Installed;
 use crate::loader::{self, LoadError, Loaded, maps_folder};
 use crate::maps::{KernelMaps, MapsError, Occupancy};
+use crate::names::Names;
 use crate::plan::{self, Maps};
 use crate::stale::sweep;
 use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
@@ -193,6 +195,15 @@ impl Datapath {
         Ok(trace(service, &inner.world, &inner.desired, &self.config, &inner.maps)?)
     }
 
+    /// The tracked connections, to be read without holding anything up.
+    pub fn connections(&self) -> Result<Connections, Error> {
+        let (names, config) = {
+            let inner = &*self.inner.lock();
+            (inner.names(), inner.maps.config()?)
+        };
+        Ok(Connections::open(&self.maps_folder(), names, config)?)
+    }
+
     /// The snapshot that was applied last.
     pub fn world(&self) -> Arc<World> {
         self.inner.lock().world.clone()
@@ -293,6 +304,10 @@ impl Datapath {
 }
 
 impl Inner {
+    fn names(&self) -> Names {
+        Names::new(&self.world, &self.desired, self.installed.as_ref())
+    }
+
     fn apply(&mut self, world: &Arc<World>, config: &Config) -> Result<ApplyOutcome, Error> {
         if !world.synced {
             return Ok(ApplyOutcome::NotSynced);

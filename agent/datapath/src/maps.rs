@@ -34,6 +34,8 @@ pub enum MapsError {
     Open { map: &'static str, path: PathBuf, source: MapError },
     #[error("reading map {map}")]
     Read { map: &'static str, source: MapError },
+    #[error("walking through map {map}")]
+    Walk { map: &'static str, source: io::Error },
     #[error("{doing} map {map} (row {row} of {rows}){hint}", hint = if is_full(source) { ": the map is full" } else { "" })]
     Write { doing: &'static str, map: &'static str, row: usize, rows: usize, source: io::Error },
     #[error("writing map {map}")]
@@ -65,7 +67,7 @@ fn open(pins: &Path, name: &'static str) -> Result<MapData, MapsError> {
 }
 
 impl<K: Pod, V: Pod> Rows<K, V> {
-    fn open(pins: &Path, name: &'static str) -> Result<Self, MapsError> {
+    pub fn open(pins: &Path, name: &'static str) -> Result<Self, MapsError> {
         let fail = |source| MapsError::Open { map: name, path: pins.join(name), source };
         let map = Map::from_map_data(open(pins, name)?).map_err(fail)?;
         let typed = HashMap::try_from(map).map_err(fail)?;
@@ -98,6 +100,11 @@ impl<K: Pod, V: Pod> Rows<K, V> {
         Ok(rows)
     }
 
+    /// The next rows of a walk, for maps too large to be held at once and too lively to be walked key by key.
+    pub fn step(&self, cursor: &mut sys::Cursor) -> Result<Option<Vec<(K, V)>>, MapsError> {
+        sys::lookup_batch(self.raw.fd().as_fd(), cursor).map_err(|source| MapsError::Walk { map: self.name, source })
+    }
+
     fn keys(&self) -> Result<Vec<K>, MapsError> {
         self.typed.keys().collect::<Result<_, _>>().map_err(|source| self.read_error(source))
     }
@@ -113,7 +120,7 @@ impl<K: Pod, V: Pod> Rows<K, V> {
         })
     }
 
-    /// Removes rows; those that are not there are no error.
+    /// Removes rows, in this order; those that are not there are no error.
     pub fn remove(&mut self, keys: &[K]) -> Result<(), MapsError> {
         let mut done = 0;
         while done < keys.len() {
@@ -278,6 +285,10 @@ impl KernelMaps {
 
     pub fn backend(&self, slot: u32) -> Result<Backend, MapsError> {
         self.backends.get(slot)
+    }
+
+    pub fn config(&self) -> Result<Config, MapsError> {
+        self.config.get(0)
     }
 
     /// Entries of `BACKENDS`.

@@ -1,5 +1,5 @@
 //! The system calls that aya does not offer: in-place replacement of the program behind a link, what a link is attached
-//! to, batches of map writes, and the end of every running program.
+//! to, batches of map reads and writes, and the end of every running program.
 //!
 //! May not know: which maps and programs there are.
 #![expect(unsafe_code, reason = "bpf(2), membarrier(2) and SO_NETNS_COOKIE have no safe wrapper in our dependencies")]
@@ -16,6 +16,7 @@ use aya::Pod;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -159,6 +160,62 @@ pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> Result<(), (usiz
     }
     let mut attr = batch(map, keys);
     bpf(BPF_MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|error| (attr.count as usize, error))
+}
+
+/// How far a walk through a hash map has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    /// The bucket to go on at; none before the first step.
+    bucket: Option<u32>,
+    /// How many rows a step may bring. The kernel returns buckets as a whole, so one that holds more makes it larger.
+    room: usize,
+    done: bool,
+}
+
+impl Cursor {
+    /// Steps of about `room` rows.
+    pub fn new(room: usize) -> Self {
+        Self { bucket: None, room, done: false }
+    }
+}
+
+/// The next rows of a hash map (5.6); none at its end. A row that is there all the while is met once, whatever comes and
+/// goes meanwhile; and looking does not make a row of an LRU map younger.
+pub fn lookup_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, cursor: &mut Cursor) -> io::Result<Option<Vec<(K, V)>>> {
+    while !cursor.done {
+        let (mut keys, mut values) = (Vec::<K>::with_capacity(cursor.room), Vec::<V>::with_capacity(cursor.room));
+        let (bucket, mut next) = (cursor.bucket.unwrap_or_default(), 0_u32);
+        let mut attr = BatchAttr {
+            in_batch: if cursor.bucket.is_some() { std::ptr::from_ref(&bucket) as u64 } else { 0 },
+            out_batch: std::ptr::from_mut(&mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: cursor.room as u32,
+            map: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => cursor.done = true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                cursor.room *= 2;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        cursor.bucket = Some(next);
+        let count = (attr.count as usize).min(cursor.room);
+        // SAFETY: the kernel has written `count` keys and values of these types' sizes, no more than there was room for.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        if count > 0 {
+            return Ok(Some(keys.into_iter().zip(values).collect()));
+        }
+    }
+    Ok(None)
 }
 
 fn batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> BatchAttr {

@@ -2,6 +2,9 @@
 //!
 //! Served on a unix socket that only root can open.
 
+mod connections;
+mod documents;
+
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,8 +14,9 @@ use serde_json::json;
 use strake_agent_api::v1::endpoints_server::{Endpoints, EndpointsServer};
 use strake_agent_api::v1::operator_server::{Operator, OperatorServer};
 use strake_agent_api::v1::{
-    Added, Endpoint, EndpointRef, ListServicesReply, ListServicesRequest, Removed, StatusReply, StatusRequest,
-    TraceServiceReply, TraceServiceRequest,
+    Added, Endpoint, EndpointRef, FlushConnectionsReply, FlushConnectionsRequest, ListConnectionsRequest,
+    ListServicesReply, ListServicesRequest, Removed, StatusReply, StatusRequest, TraceServiceReply,
+    TraceServiceRequest,
 };
 use strake_datapath::{Datapath, EndpointSpec};
 use strake_flow::{FlowService, History};
@@ -143,6 +147,22 @@ impl Endpoints for Interfaces {
 
 #[tonic::async_trait]
 impl Operator for Questions {
+    type ListConnectionsStream = documents::Stream;
+
+    async fn list_connections(
+        &self,
+        request: Request<ListConnectionsRequest>,
+    ) -> Result<Response<documents::Stream>, Status> {
+        connections::list(self.datapath.clone(), request.into_inner()).await
+    }
+
+    async fn flush_connections(
+        &self,
+        request: Request<FlushConnectionsRequest>,
+    ) -> Result<Response<FlushConnectionsReply>, Status> {
+        connections::flush(self.datapath.clone(), request.into_inner()).await
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let datapath = self.datapath.clone();
         let node = self.node_name.clone();

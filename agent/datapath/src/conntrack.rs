@@ -1,0 +1,382 @@
+//! Connections of the packet path as people ask for them: both rows of a flow as one, with names; listed and forgotten.
+//!
+//! Reads the map a thousand rows at a time and hands each connection on at once, so that a full map costs no more memory
+//! than an empty one. Holds no lock. May not know: who asks.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use serde::Serialize;
+use strake_abi::config::Config as AbiConfig;
+use strake_abi::conntrack::{
+    BORDER_POD, CONNTRACK, CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_HAIRPIN, CT_QUIET, CT_REDIRECT, CT_SNAT, CT_SOCKET,
+    CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_REPLY, FlowState, Tuple4,
+};
+use strake_abi::proto;
+use strake_abi::sock::{SOCK_FLOWS, SockFlow};
+use strake_logic::flow::is_live;
+use strake_state::{ObjectName, SourceState};
+
+use crate::maps::{MapsError, Rows};
+use crate::names::{Names, Who};
+use crate::sys::Cursor;
+
+/// Rows a step of the walk.
+const STEP: usize = 1024;
+
+/// Which connections. Each condition that is set must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConntrackFilter {
+    /// Of either end, of the frontend, or of a translated source.
+    pub ip: Option<IpAddr>,
+    /// Likewise.
+    pub port: Option<u16>,
+    /// At either end.
+    pub pod: Option<ObjectName>,
+    /// That was used.
+    pub service: Option<ObjectName>,
+    /// IANA number.
+    pub protocol: Option<u8>,
+    pub state: Option<FlowState>,
+}
+
+/// A filter that cannot be followed: nothing of that name is known, so that nothing and everything would be wrong.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    #[error(
+        "no Pod {pod} with an address of its own is known{why}; name its address instead (--ip), also of one that is gone"
+    )]
+    Pod { pod: ObjectName, why: String },
+    #[error("no Service {service} is programmed; name its address instead (--ip), also of one that is gone")]
+    Service { service: ObjectName },
+}
+
+/// One end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct End {
+    pub ip: IpAddr,
+    /// Of ICMP the identifier, on the side that asks.
+    pub port: u16,
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// A connection: both of its rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    pub protocol: String,
+    pub state: &'static str,
+    /// Where it is tracked: `pod`, at the interface of the Pod that opened it, or `network`, at the uplink.
+    pub border: &'static str,
+    pub source: End,
+    /// What the source asked for, if that is a Service's.
+    pub frontend: Option<SocketAddr>,
+    /// `namespace/name`; none when there is none, or when its Service is gone.
+    pub service: Option<String>,
+    pub destination: End,
+    /// What the destination sees as the source, when it is not the source.
+    pub translated_source: Option<SocketAddr>,
+    pub age_seconds: u64,
+    /// Since the last packet of either direction.
+    pub idle_seconds: u64,
+    pub packets: u64,
+    pub bytes: u64,
+    pub reply_packets: u64,
+    pub reply_bytes: u64,
+    pub flags: Vec<&'static str>,
+    pub service_id: u32,
+    pub backend_id: u32,
+    pub socket_cookie: u64,
+    pub ifindex: u32,
+}
+
+/// What a flush did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Flushed {
+    pub connections: u64,
+    /// Most connections have two.
+    pub rows: u64,
+}
+
+/// Source and destination, of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tuple {
+    src: SocketAddr,
+    dst: SocketAddr,
+}
+
+impl Tuple {
+    fn mirror(self) -> Self {
+        Self { src: self.dst, dst: self.src }
+    }
+}
+
+impl From<Tuple4> for Tuple {
+    fn from(tuple: Tuple4) -> Self {
+        let end =
+            |addr: strake_abi::Addr4, port: strake_abi::Port| SocketAddr::new(IpAddr::V4(addr.into()), port.get());
+        Self { src: end(tuple.src, tuple.sport), dst: end(tuple.dst, tuple.dport) }
+    }
+}
+
+/// What of a row does not depend on the family.
+#[derive(Clone, Copy)]
+struct Side {
+    key: Tuple,
+    to: Tuple,
+    row: Conntrack,
+}
+
+/// Both rows of a flow, of which one may be missing: the map forgets the oldest rows when it is full.
+struct Pair {
+    border: u8,
+    protocol: u8,
+    original: Option<Side>,
+    reply: Option<Side>,
+}
+
+impl Pair {
+    fn any(&self) -> Option<&Side> {
+        self.original.as_ref().or(self.reply.as_ref())
+    }
+
+    /// What the opener put on the wire, and what became of it.
+    fn tuples(&self) -> Option<(Tuple, Tuple)> {
+        match (&self.original, &self.reply) {
+            (Some(original), _) => Some((original.key, original.to)),
+            (None, Some(reply)) => Some((reply.to.mirror(), reply.key.mirror())),
+            (None, None) => None,
+        }
+    }
+}
+
+/// The connections that are tracked, and who is who.
+pub struct Connections {
+    rows: Rows<ConntrackKey, Conntrack>,
+    sockets: Rows<u64, SockFlow>,
+    names: Names,
+    config: AbiConfig,
+}
+
+/// A filter with names resolved.
+struct Wanted<'a> {
+    filter: &'a ConntrackFilter,
+    pod: Option<Vec<IpAddr>>,
+    service: Option<HashSet<u32>>,
+}
+
+impl Connections {
+    /// Opens the maps pinned in the folder `pins`.
+    pub(crate) fn open(pins: &Path, names: Names, config: AbiConfig) -> Result<Self, MapsError> {
+        Ok(Self { rows: Rows::open(pins, CONNTRACK)?, sockets: Rows::open(pins, SOCK_FLOWS)?, names, config })
+    }
+
+    /// Whether the filter's names are known; ask before anything is listed or forgotten.
+    pub fn check(&self, filter: &ConntrackFilter) -> Result<(), FilterError> {
+        self.wanted(filter).map(drop)
+    }
+
+    fn wanted<'a>(&self, filter: &'a ConntrackFilter) -> Result<Wanted<'a>, FilterError> {
+        let world = &self.names.world;
+        let pod = match &filter.pod {
+            None => None,
+            Some(name) => {
+                let found = world.pods.get(name).filter(|pod| !pod.host_network && !pod.ips.is_empty());
+                let Some(pod) = found else {
+                    let denied = world.sources.iter().any(|source| {
+                        source.kind == strake_state::Kind::Pod && matches!(source.state, SourceState::Denied { .. })
+                    });
+                    let why = if denied { " (this agent may not list Pods)" } else { "" };
+                    return Err(FilterError::Pod { pod: name.clone(), why: why.into() });
+                };
+                Some(pod.ips.clone())
+            }
+        };
+        let service = match &filter.service {
+            None => None,
+            Some(name) => {
+                let ids: HashSet<u32> = self.names.ids_of(name).into_iter().collect();
+                if ids.is_empty() {
+                    return Err(FilterError::Service { service: name.clone() });
+                }
+                Some(ids)
+            }
+        };
+        Ok(Wanted { filter, pod, service })
+    }
+
+    /// Hands each connection that the filter lets through to `each`, until that has enough.
+    pub fn list(
+        &self,
+        filter: &ConntrackFilter,
+        mut each: impl FnMut(Connection) -> ControlFlow<()>,
+    ) -> Result<(), ListError> {
+        let wanted = self.wanted(filter)?;
+        let mut cursor = Cursor::new(STEP);
+        while let Some(rows) = self.rows.step(&mut cursor)? {
+            let now = now_ns();
+            for (key, row) in rows {
+                if let Some((pair, _)) = self.pair(key, row)?
+                    && let Some(connection) = self.connection(&pair, now)?.filter(|c| wanted.admits(c, &pair))
+                    && each(connection).is_break()
+                {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets each connection that the filter lets through; the next packet of one begins anew.
+    ///
+    /// The row of the answers goes first: a packet in between finds the other one as it was. The other way round it
+    /// would begin a flow whose answers' row is then taken away.
+    pub fn flush(&mut self, filter: &ConntrackFilter) -> Result<Flushed, ListError> {
+        let mut flushed = Flushed::default();
+        let mut cursor = Cursor::new(STEP);
+        while let Some(rows) = self.rows.step(&mut cursor)? {
+            let wanted = self.wanted(filter)?;
+            let now = now_ns();
+            let mut doomed = Vec::new();
+            for (key, row) in rows {
+                if let Some((pair, keys)) = self.pair(key, row)?
+                    && self.connection(&pair, now)?.is_some_and(|c| wanted.admits(&c, &pair))
+                {
+                    flushed.connections += 1;
+                    doomed.extend(keys.into_iter().flatten());
+                }
+            }
+            flushed.rows += doomed.len() as u64;
+            self.rows.remove(&doomed)?;
+        }
+        Ok(flushed)
+    }
+
+    /// A row with its other direction, and the keys of both, that of the answers first. None for the row of the answers
+    /// of a flow whose first row is there, too: that one stands for both.
+    #[expect(clippy::type_complexity, reason = "a pair and its keys")]
+    fn pair(&self, key: ConntrackKey, row: Conntrack) -> Result<Option<(Pair, [Option<ConntrackKey>; 2])>, MapsError> {
+        let side = |key: &ConntrackKey, row: Conntrack| Side { key: key.tuple.into(), to: row.to.into(), row };
+        let peer_key = ConntrackKey { tuple: row.to.mirror(), ..key };
+        let peer = self.rows.get(&peer_key)?.filter(|peer| peer.direction != row.direction);
+        let pair = |original, reply| Pair { border: key.border, protocol: key.proto, original, reply };
+        Ok(if row.direction == DIRECTION_REPLY {
+            match peer {
+                Some(_) => None,
+                None => Some((pair(None, Some(side(&key, row))), [Some(key), None])),
+            }
+        } else {
+            let reply = peer.map(|peer| side(&peer_key, peer));
+            let keys = [peer.map(|_| peer_key), Some(key)];
+            Some((pair(Some(side(&key, row)), reply), keys))
+        })
+    }
+
+    fn connection(&self, pair: &Pair, now_ns: u64) -> Result<Option<Connection>, MapsError> {
+        let (Some((asked, reached)), Some(Side { row, .. })) = (pair.tuples(), pair.any()) else { return Ok(None) };
+        let of =
+            |side: &Option<Side>| side.as_ref().map_or((0, 0, 0), |s| (s.row.packets, s.row.bytes, s.row.last_seen_s));
+        let ((packets, bytes, seen), (reply_packets, reply_bytes, reply_seen)) = (of(&pair.original), of(&pair.reply));
+        let now_s = (now_ns / 1_000_000_000) as u32;
+        let last_seen = seen.max(reply_seen);
+        // Of what a socket hook translated, the packets show the backend alone.
+        let socket = if row.flags & CT_SOCKET != 0 { self.sockets.get(&row.cookie)? } else { None };
+        let owner = self.names.owner(row.service_id);
+        let frontend = match socket {
+            Some(socket) => Some(SocketAddr::new(IpAddr::V4(socket.vip.into()), socket.vip_port.get())),
+            None => (asked.dst != reached.dst).then_some(asked.dst),
+        };
+        let mut flags = flag_words(pair);
+        if !is_live(&self.config, pair.protocol, row.state, last_seen, now_s, 0) {
+            flags.push("expired");
+        }
+        let end = |at: SocketAddr| End { ip: at.ip(), port: at.port(), who: self.names.who(at.ip()) };
+        Ok(Some(Connection {
+            protocol: protocol_name(pair.protocol),
+            state: FlowState::from_u8(row.state).map_or("unknown", FlowState::as_str),
+            border: if pair.border == BORDER_POD { "pod" } else { "network" },
+            source: end(asked.src),
+            frontend,
+            service: owner.map(|owner| owner.name.to_string()),
+            destination: end(reached.dst),
+            translated_source: (asked.src != reached.src).then_some(reached.src),
+            age_seconds: now_ns.saturating_sub(row.created_ns) / 1_000_000_000,
+            idle_seconds: now_s.saturating_sub(last_seen).into(),
+            packets,
+            bytes,
+            reply_packets,
+            reply_bytes,
+            flags,
+            service_id: row.service_id,
+            backend_id: row.backend_id,
+            socket_cookie: row.cookie,
+            ifindex: row.ifindex,
+        }))
+    }
+}
+
+impl Wanted<'_> {
+    fn admits(&self, connection: &Connection, pair: &Pair) -> bool {
+        let Connection { source, frontend, destination, translated_source, .. } = connection;
+        let places = || {
+            let ends = [source, destination].map(|end| SocketAddr::new(end.ip, end.port));
+            ends.into_iter().chain(*frontend).chain(*translated_source)
+        };
+        let ConntrackFilter { ip, port, protocol, state, .. } = self.filter;
+        protocol.is_none_or(|protocol| protocol == pair.protocol)
+            && state.is_none_or(|state| state.as_str() == connection.state)
+            && ip.is_none_or(|ip| places().any(|place| place.ip() == ip))
+            && port.is_none_or(|port| places().any(|place| place.port() == port))
+            && self.service.as_ref().is_none_or(|ids| ids.contains(&connection.service_id))
+            && self.pod.as_ref().is_none_or(|ips| ips.contains(&source.ip) || ips.contains(&destination.ip))
+    }
+}
+
+/// A list that broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+}
+
+/// `TCP`, or the number of a protocol without a name here.
+pub(crate) fn protocol_name(number: u8) -> String {
+    match number {
+        proto::ICMP => "ICMP".into(),
+        proto::TCP => "TCP".into(),
+        proto::UDP => "UDP".into(),
+        other => other.to_string(),
+    }
+}
+
+fn flag_words(pair: &Pair) -> Vec<&'static str> {
+    let flags = pair.any().map_or(0, |side| side.row.flags);
+    let words = [
+        (CT_TRANSLATED, "translated"),
+        (CT_HAIRPIN, "hairpin"),
+        (CT_REDIRECT, "redirected"),
+        (CT_SOCKET, "socket-hook"),
+        (CT_SNAT, "source-translated"),
+        (CT_FIN_ORIGINAL, "fin-from-source"),
+        (CT_FIN_REPLY, "fin-from-destination"),
+        (CT_QUIET, "told-at-pod"),
+    ];
+    let mut words: Vec<_> = words.into_iter().filter(|(bit, _)| flags & bit != 0).map(|(_, word)| word).collect();
+    match (&pair.original, &pair.reply) {
+        (Some(_), None) => words.push("no-reply-row"),
+        (None, Some(_)) => words.push("no-original-row"),
+        _ => {}
+    }
+    words
+}
+
+/// The clock that the programs write down.
+pub(crate) fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+}
