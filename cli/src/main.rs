@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod backend;
 mod conntrack;
 mod flows;
 mod images;
@@ -44,6 +45,9 @@ enum Command {
     /// Look into Services as the datapath has them
     #[command(subcommand)]
     Service(service::Command),
+    /// Look into the backends that Services lead to
+    #[command(subcommand)]
+    Backend(backend::Command),
     /// Look into the connections that are tracked, and forget them
     #[command(subcommand)]
     Conntrack(conntrack::Command),
@@ -104,6 +108,7 @@ fn run(command: Command) -> Result<ExitCode> {
             Command::Status(args) => status::run(args).await,
             Command::Flows(args) => flows::run(args).await,
             Command::Service(command) => service::run(command).await,
+            Command::Backend(command) => backend::run(command).await,
             Command::Conntrack(command) => conntrack::run(command).await,
             Command::Images(command) => images::run(command).await,
             Command::Cni | Command::Completion { .. } => Ok(()),

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use strake_agent_api::v1::operator_client::OperatorClient;
-use strake_agent_api::v1::{ListServicesRequest, TraceServiceRequest};
+use strake_agent_api::v1::{Documents, ListServicesRequest, TraceServiceRequest};
 use tonic::transport::Channel;
 
-use crate::output::{self, Format};
+use crate::output::{self, Columns, Format};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -16,7 +16,7 @@ pub enum Command {
     List {
         /// How to print
         #[arg(short, long, value_enum, default_value_t)]
-        output: Format,
+        output: Columns,
         #[command(flatten)]
         at: At,
     },
@@ -56,26 +56,57 @@ impl At {
     }
 }
 
+const HEAD: [&str; 4] = ["NAMESPACE", "NAME", "FRONTEND", "BACKENDS"];
+const WIDE: [&str; 10] =
+    ["NAMESPACE", "NAME", "TYPE", "FRONTEND", "KIND", "READY", "AFFINITY", "POLICY", "ID", "BACKENDS"];
+
+fn row(service: &Value, wide: bool) -> Vec<String> {
+    let text = |key: &str| output::text(service, key);
+    let backends: Vec<&str> = service["backends"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let backends = if backends.is_empty() { "<none>".into() } else { backends.join(",") };
+    if !wide {
+        return vec![text("namespace"), text("name"), text("frontend"), backends];
+    }
+    let affinity = match service["affinitySeconds"].as_u64() {
+        None | Some(0) => "None".into(),
+        Some(seconds) => format!("ClientIP {}", output::duration(seconds)),
+    };
+    vec![
+        text("namespace"),
+        text("name"),
+        service["type"].as_str().unwrap_or("-").into(),
+        text("frontend"),
+        text("kind"),
+        format!("{}/{}", text("ready"), text("total")),
+        affinity,
+        text("policy"),
+        text("id"),
+        backends,
+    ]
+}
+
+/// All of a streamed list.
+pub async fn documents(mut stream: tonic::Streaming<Documents>) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    while let Some(documents) = stream.message().await.map_err(said)? {
+        for json in documents.json {
+            all.push(serde_json::from_str(&json)?);
+        }
+    }
+    Ok(all)
+}
+
 pub async fn run(command: Command) -> Result<()> {
     match command {
         Command::List { output, at } => {
             let reply = at.client().await?.list_services(ListServicesRequest {}).await.map_err(said)?;
-            let document: Value = serde_json::from_str(&reply.into_inner().json)?;
-            if output != Format::Table {
-                return output::document(output, &document);
+            let rows = documents(reply.into_inner()).await?;
+            if let Some(format) = output.document() {
+                return output::document(format, &Value::Array(rows));
             }
-            let rows = document.as_array().into_iter().flatten().map(|s| {
-                let text = |key: &str| s[key].as_str().map_or_else(|| s[key].to_string(), str::to_owned);
-                let backends: Vec<&str> =
-                    s["backends"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-                vec![
-                    text("namespace"),
-                    text("name"),
-                    text("frontend"),
-                    if backends.is_empty() { "<none>".into() } else { backends.join(",") },
-                ]
-            });
-            println!("{}", output::table(&["NAMESPACE", "NAME", "FRONTEND", "BACKENDS"], rows));
+            let wide = output == Columns::Wide;
+            let head = if wide { &WIDE[..] } else { &HEAD };
+            println!("{}", output::table(head, rows.iter().map(|service| row(service, wide))));
             Ok(())
         }
         Command::Trace { service, output, at } => {

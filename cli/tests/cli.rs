@@ -11,7 +11,7 @@ fn strake(args: &[&str]) -> Output {
 #[test]
 fn help_names_every_command_and_fits_a_terminal() {
     let help = String::from_utf8(strake(&["--help"]).stdout).unwrap();
-    for command in ["server", "agent", "status", "flows", "service", "conntrack", "images", "completion"] {
+    for command in ["server", "agent", "status", "flows", "service", "backend", "conntrack", "images", "completion"] {
         assert!(help.lines().any(|l| l.trim_start().starts_with(command)), "{command} is missing:\n{help}");
     }
     assert!(help.lines().all(|l| l.len() <= 110), "{help}");
@@ -27,7 +27,7 @@ fn completion_knows_the_commands() {
 
 #[test]
 fn a_host_without_a_cluster_is_told_what_to_do() {
-    for command in [&["status"][..], &["flows"], &["service", "list"]] {
+    for command in [&["status"][..], &["flows"], &["service", "list"], &["backend", "list"], &["conntrack", "list"]] {
         let output = strake(&[command, &["--data-dir", "/nonexistent/strake"]].concat());
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success());

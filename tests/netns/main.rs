@@ -4,6 +4,7 @@
 
 mod change;
 mod connections;
+mod holdings;
 mod outside;
 mod paths;
 mod restart;

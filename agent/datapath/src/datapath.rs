@@ -29,6 +29,7 @@ use crate::stale::sweep;
 use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
 use crate::sys;
 use crate::trace::{Trace, trace};
+use crate::view::View;
 
 /// What may go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +203,12 @@ impl Datapath {
             (inner.names(), inner.maps.config()?)
         };
         Ok(Connections::open(&self.maps_folder(), names, config)?)
+    }
+
+    /// What the maps hold, to be read without holding anything up.
+    pub fn view(&self) -> Result<View, Error> {
+        let names = self.inner.lock().names();
+        Ok(View { maps: KernelMaps::open(&self.maps_folder())?, names })
     }
 
     /// The snapshot that was applied last.

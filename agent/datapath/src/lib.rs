@@ -8,6 +8,7 @@
 //!
 //! Knows BPF and, in `compile` only, the snapshot's types. It does not know the Kubernetes API, the CNI plugin or gRPC.
 
+mod backends;
 mod check;
 mod clsact;
 mod compile;
@@ -18,6 +19,7 @@ mod desired;
 mod diff;
 mod endpoint;
 mod features;
+mod frontends;
 mod installed;
 mod loader;
 mod maps;
@@ -29,7 +31,9 @@ mod stale;
 mod status;
 mod sys;
 mod trace;
+mod view;
 
+pub use backends::{BackendRow, Condition};
 pub use check::{Violation, check};
 pub use compile::{Runtime, compile};
 pub use config::{Config, MapSizes};
@@ -39,6 +43,7 @@ pub use desired::{Desired, Frontend, Name, Set, ShowKey, Target, Warning, exists
 pub use diff::{DiffError, diff};
 pub use endpoint::{EndpointError, EndpointSpec};
 pub use features::{FeatureError, Features, probe_kernel};
+pub use frontends::{Addresses, FrontendRow};
 pub use installed::{Contents, Installed, SourceRange};
 pub use loader::{Attachment, LoadError, cleanup, cleanup_clsact, maps_folder};
 pub use maps::{MapsError, Occupancy};
@@ -50,3 +55,4 @@ pub use stale::Swept;
 pub use status::{Applied, Attached, EndpointStatus, Notice, Status, Totals};
 pub use strake_abi::conntrack::FlowState;
 pub use trace::{Trace, TracedBackend, TracedFrontend, TracedName};
+pub use view::View;

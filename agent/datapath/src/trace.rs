@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use strake_abi::dns::{DNS_HAS_A, DNS_NAMES};
 use strake_abi::service::{
-    BACKEND_HOST, BACKEND_LOCAL, BACKENDS, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, SOURCE_RANGES, ServiceKey6,
+    BACKEND_HOST, BACKEND_LOCAL, BACKENDS, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, SOURCE_RANGES, Service,
+    ServiceKey6,
 };
 use strake_logic::dns::table::WireName;
 use strake_state::{ObjectName, World};
@@ -161,15 +162,7 @@ fn traced(key: ServiceKey6, sticky: bool, world: &World, maps: &KernelMaps) -> R
             member,
         });
     }
-    let outcome = match (backends.len(), value.flags & SERVICE_DROP_IF_EMPTY != 0) {
-        (0, true) => "dropped: the traffic policy is Local and no endpoint is on this node".to_owned(),
-        (0, false) => "refused: no endpoint is ready".to_owned(),
-        (1, _) => "goes to its one backend".to_owned(),
-        (count, _) if value.affinity_timeout_s > 0 => {
-            format!("goes to one of {count} backends, the same for {} s for each client", value.affinity_timeout_s)
-        }
-        (count, _) => format!("goes to one of {count} backends, each as likely"),
-    };
+    let outcome = outcome(&value);
     let source_ranges = if value.source_list != 0 {
         let rows = maps.sources.all()?.into_iter().filter(|row| row.key.list == value.source_list);
         let mut ranges: Vec<_> = rows.filter_map(|row| row.network()).collect();
@@ -191,6 +184,19 @@ fn traced(key: ServiceKey6, sticky: bool, world: &World, maps: &KernelMaps) -> R
         source_ranges,
         outcome,
     })
+}
+
+/// What becomes of a new connection, as a sentence.
+pub(crate) fn outcome(value: &Service) -> String {
+    match (value.backend_count, value.flags & SERVICE_DROP_IF_EMPTY != 0) {
+        (0, true) => "dropped: the traffic policy is Local and no endpoint is on this node".to_owned(),
+        (0, false) => "refused: no endpoint is ready".to_owned(),
+        (1, _) => "goes to its one backend".to_owned(),
+        (count, _) if value.affinity_timeout_s > 0 => {
+            format!("goes to one of {count} backends, the same for {} s for each client", value.affinity_timeout_s)
+        }
+        (count, _) => format!("goes to one of {count} backends, each as likely"),
+    }
 }
 
 fn owner(ip: IpAddr, world: &World) -> (Option<String>, Option<String>) {

@@ -14,8 +14,8 @@ use serde_json::json;
 use strake_agent_api::v1::endpoints_server::{Endpoints, EndpointsServer};
 use strake_agent_api::v1::operator_server::{Operator, OperatorServer};
 use strake_agent_api::v1::{
-    Added, Endpoint, EndpointRef, FlushConnectionsReply, FlushConnectionsRequest, ListConnectionsRequest,
-    ListServicesReply, ListServicesRequest, Removed, StatusReply, StatusRequest, TraceServiceReply,
+    Added, Endpoint, EndpointRef, FlushConnectionsReply, FlushConnectionsRequest, ListBackendsRequest,
+    ListConnectionsRequest, ListServicesRequest, Removed, StatusReply, StatusRequest, TraceServiceReply,
     TraceServiceRequest,
 };
 use strake_datapath::{Datapath, EndpointSpec};
@@ -177,24 +177,34 @@ impl Operator for Questions {
         Ok(Response::new(StatusReply { json }))
     }
 
-    async fn list_services(&self, _: Request<ListServicesRequest>) -> Result<Response<ListServicesReply>, Status> {
+    type ListServicesStream = documents::Stream;
+
+    async fn list_services(&self, _: Request<ListServicesRequest>) -> Result<Response<documents::Stream>, Status> {
         let datapath = self.datapath.clone();
-        let json = blocking(move || {
-            let mut rows = Vec::new();
-            for name in datapath.world().services.keys() {
-                let trace = datapath.trace(name).map_err(failed)?;
-                for frontend in trace.frontends {
-                    let backends: Vec<String> = frontend.backends.iter().map(|b| b.address.clone()).collect();
-                    rows.push(json!({
-                        "namespace": &*name.namespace, "name": &*name.name,
-                        "frontend": frontend.frontend, "outcome": frontend.outcome, "backends": backends,
-                    }));
-                }
+        let view = blocking(move || datapath.view().map_err(failed)).await?;
+        Ok(documents::stream(move |sink| view.frontends(|row| sink.put(&row)).map_err(failed)))
+    }
+
+    type ListBackendsStream = documents::Stream;
+
+    async fn list_backends(
+        &self,
+        request: Request<ListBackendsRequest>,
+    ) -> Result<Response<documents::Stream>, Status> {
+        let service = request.into_inner().service;
+        let service = if service.is_empty() { None } else { Some(connections::object("Service", &service)?) };
+        let datapath = self.datapath.clone();
+        let rows = blocking(move || {
+            if let Some(name) = service.as_ref().filter(|name| !datapath.world().services.contains_key(name)) {
+                return Err(Status::not_found(format!("there is no Service {name}")));
             }
-            document(&rows)
-        })
-        .await?;
-        Ok(Response::new(ListServicesReply { json }))
+            datapath.view().and_then(|view| Ok(view.backends(service.as_ref())?)).map_err(failed)
+        });
+        let rows = rows.await?;
+        Ok(documents::stream(move |sink| {
+            let _ = rows.iter().try_for_each(|row| sink.put(row));
+            Ok(())
+        }))
     }
 
     async fn trace_service(
