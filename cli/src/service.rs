@@ -1,14 +1,22 @@
 //! `strake service`: Services as the datapath of a node on this host has them.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use strake_agent_api::v1::operator_client::OperatorClient;
-use strake_agent_api::v1::{Documents, ListServicesRequest, TraceServiceRequest};
+use strake_agent_api::v1::{Documents, ListServicesRequest, TraceConnectionRequest, TraceServiceRequest};
 use tonic::transport::Channel;
 
+use crate::conntrack::Proto;
 use crate::output::{self, Columns, Format};
+
+const EXAMPLES: &str = "\
+Examples:
+  strake service trace default/web
+  strake service trace --from default/client --to 10.96.0.1:443
+  strake service trace --from 192.0.2.9:40000 --from-outside --to 192.0.2.1:30080 --proto udp";
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -20,10 +28,27 @@ pub enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Say what would happen to a connection to a Service, with the map entries that decide it
+    /// Say what would happen to a connection, with the map entries that decide it
+    ///
+    /// Of a Service: what each of its addresses leads to. With --from and --to: what one connection meets, hook by hook.
+    #[command(after_help = EXAMPLES)]
     Trace {
-        /// NAMESPACE/NAME
-        service: String,
+        /// NAMESPACE/NAME of a Service
+        #[arg(required_unless_present = "to", conflicts_with_all = ["from", "to"])]
+        service: Option<String>,
+        /// Who connects: a Pod's NAMESPACE/NAME, its address or one of this node's, each with :PORT for a connection that
+        /// exists; or `node`, a process of this node
+        #[arg(long, requires = "to")]
+        from: Option<String>,
+        /// What is connected to: ADDRESS:PORT
+        #[arg(long, requires = "from")]
+        to: Option<SocketAddr>,
+        /// The connection's protocol
+        #[arg(long, value_enum, default_value = "tcp", requires = "to")]
+        proto: Proto,
+        /// It comes in from the network; --from is the client's address
+        #[arg(long, requires = "to")]
+        from_outside: bool,
         /// How to print
         #[arg(short, long, value_enum, default_value_t)]
         output: Format,
@@ -109,13 +134,24 @@ pub async fn run(command: Command) -> Result<()> {
             println!("{}", output::table(head, rows.iter().map(|service| row(service, wide))));
             Ok(())
         }
-        Command::Trace { service, output, at } => {
-            let Some((namespace, name)) = service.split_once('/') else {
-                bail!("{service} is not NAMESPACE/NAME");
+        Command::Trace { service, from, to, proto, from_outside, output, at } => {
+            let json = match (service, from, to) {
+                (Some(service), _, _) => {
+                    let Some((namespace, name)) = service.split_once('/') else {
+                        bail!("{service} is not NAMESPACE/NAME");
+                    };
+                    let request = TraceServiceRequest { namespace: namespace.into(), name: name.into() };
+                    at.client().await?.trace_service(request).await.map_err(said)?.into_inner().json
+                }
+                (None, Some(from), Some(to)) => {
+                    let (from, from_port) = origin(&from);
+                    let (to, protocol) = (to.to_string(), proto.number().into());
+                    let request = TraceConnectionRequest { from, from_port, to, protocol, from_outside };
+                    at.client().await?.trace_connection(request).await.map_err(said)?.into_inner().json
+                }
+                _ => bail!("name a Service, or a connection by --from and --to"),
             };
-            let request = TraceServiceRequest { namespace: namespace.into(), name: name.into() };
-            let reply = at.client().await?.trace_service(request).await.map_err(said)?;
-            let document: Value = serde_json::from_str(&reply.into_inner().json)?;
+            let document: Value = serde_json::from_str(&json)?;
             if output != Format::Table {
                 return output::document(output, &document["trace"]);
             }
@@ -125,7 +161,41 @@ pub async fn run(command: Command) -> Result<()> {
     }
 }
 
+/// `NAME`, `ADDRESS`, `NAME:PORT`, `ADDRESS:PORT`; without a port it is 0.
+fn origin(from: &str) -> (String, u32) {
+    if let Ok(address) = from.parse::<SocketAddr>() {
+        return (address.ip().to_string(), address.port().into());
+    }
+    if let Ok(address) = from.parse::<IpAddr>() {
+        return (address.to_string(), 0);
+    }
+    match from.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?))) {
+        Some((name, port)) => (name.into(), port.into()),
+        None => (from.into(), 0),
+    }
+}
+
 /// The agent's words without the gRPC wrapping.
 pub fn said(status: tonic::Status) -> anyhow::Error {
     anyhow::anyhow!("{}", status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_a_name_or_an_address_with_or_without_a_port() {
+        let read = |text| {
+            let (from, port) = origin(text);
+            format!("{from} {port}")
+        };
+        assert_eq!(read("default/web"), "default/web 0");
+        assert_eq!(read("default/web:4000"), "default/web 4000");
+        assert_eq!(read("10.244.0.5"), "10.244.0.5 0");
+        assert_eq!(read("10.244.0.5:4000"), "10.244.0.5 4000");
+        assert_eq!(read("fd00::5"), "fd00::5 0");
+        assert_eq!(read("[fd00::5]:4000"), "fd00::5 4000");
+        assert_eq!(read("node:4000"), "node 4000");
+    }
 }

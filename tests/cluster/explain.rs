@@ -69,4 +69,17 @@ fn an_engineer_sees_connections_backends_and_services_by_name_and_forgets_connec
     let words: Vec<&str> = web.split_whitespace().collect();
     assert_eq!(words[..3], ["default", "web", "ClusterIP"], "{wide}");
     assert!(web.contains("3/3") && web.contains("Cluster"), "{wide}");
+
+    // One connection, hook by hook; by name, in both forms, and a question without an answer.
+    let ask = ["service", "trace", "--from", "default/client", "--to", &format!("{vip}:80")];
+    let told = cluster.strake(&ask);
+    for part in ["1. sock_connect4", &format!("SERVICES[{vip}:80/TCP internal]"), "FORWARDED", "default/web-"] {
+        assert!(told.text().contains(part), "{part} is not in {told}");
+    }
+    let told: Value = serde_json::from_str(cluster.strake(&[&ask[..], &["-o", "json"]].concat()).text()).unwrap();
+    assert_eq!((&told["verdict"], &told["service"]), (&"FORWARDED".into(), &"default/web:80".into()), "{told}");
+    assert_eq!(told["backends"].as_array().unwrap().len(), 3, "{told}");
+    let nobody = ["service", "trace", "--from", "default/nobody", "--to", "10.96.0.1:443"];
+    assert!(cluster.strake(&nobody).refusal().contains("no Pod default/nobody"));
+    assert!(!cluster.strake(&["service", "trace"]).ok());
 }

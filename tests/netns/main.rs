@@ -4,6 +4,7 @@
 
 mod change;
 mod connections;
+mod explain;
 mod holdings;
 mod outside;
 mod paths;

@@ -19,6 +19,7 @@ use crate::conntrack::Connections;
 use crate::desired::Desired;
 use crate::diff::{DiffError, diff};
 use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
+use crate::explain::{ExplainError, Explanation, Host, Question, explain};
 use crate::features::{Features, has_tcx, own_netns_cookie};
 use crate::installed::Installed;
 use crate::loader::{self, LoadError, Loaded, maps_folder};
@@ -207,8 +208,24 @@ impl Datapath {
 
     /// What the maps hold, to be read without holding anything up.
     pub fn view(&self) -> Result<View, Error> {
+        Ok(self.open_view()?)
+    }
+
+    fn open_view(&self) -> Result<View, MapsError> {
         let names = self.inner.lock().names();
         Ok(View { maps: KernelMaps::open(&self.maps_folder())?, names })
+    }
+
+    /// What one connection would meet, hook by hook, by what the maps hold now.
+    pub fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
+        let features = self.features();
+        let host = Host {
+            set_retval: features.set_retval,
+            netns_cookie: features.netns_cookie,
+            uplink: self.config.uplink.clone(),
+            sockets: Some(self.config.cgroup_root.display().to_string()),
+        };
+        explain(&self.open_view()?, &self.maps_folder(), &host, question)
     }
 
     /// The snapshot that was applied last.

@@ -4,6 +4,7 @@
 
 mod connections;
 mod documents;
+mod explain;
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -15,8 +16,8 @@ use strake_agent_api::v1::endpoints_server::{Endpoints, EndpointsServer};
 use strake_agent_api::v1::operator_server::{Operator, OperatorServer};
 use strake_agent_api::v1::{
     Added, Endpoint, EndpointRef, FlushConnectionsReply, FlushConnectionsRequest, ListBackendsRequest,
-    ListConnectionsRequest, ListServicesRequest, Removed, StatusReply, StatusRequest, TraceServiceReply,
-    TraceServiceRequest,
+    ListConnectionsRequest, ListServicesRequest, Removed, StatusReply, StatusRequest, TraceConnectionReply,
+    TraceConnectionRequest, TraceServiceReply, TraceServiceRequest,
 };
 use strake_datapath::{Datapath, EndpointSpec};
 use strake_flow::{FlowService, History};
@@ -205,6 +206,13 @@ impl Operator for Questions {
             let _ = rows.iter().try_for_each(|row| sink.put(row));
             Ok(())
         }))
+    }
+
+    async fn trace_connection(
+        &self,
+        request: Request<TraceConnectionRequest>,
+    ) -> Result<Response<TraceConnectionReply>, Status> {
+        explain::connection(self.datapath.clone(), request.into_inner()).await
     }
 
     async fn trace_service(
