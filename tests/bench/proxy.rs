@@ -52,18 +52,22 @@ pub fn run(scale: Scale, arguments: &[&str]) -> i32 {
             return 2;
         }
     };
+    let measures = value(arguments, "--measures");
+    let wanted = |name: &str| measures.is_none_or(|list| list.split(',').any(|word| word == name));
     let mut report = Report::default();
     let mut failed = 0;
     for count in counts {
         let plain = Room::plain();
         let ours = Room::ours(count);
         let (nft, iptables) = (Room::nftables(count), Room::iptables(count));
-        for measure in MEASURES {
+        for measure in MEASURES.into_iter().filter(|measure| wanted(measure.name)) {
             let mut targets = targets(&plain, &ours, nft.as_ref(), iptables.as_ref());
             alternate(&mut targets, measure, scale);
             failed += show(&targets, count, measure, &mut report);
         }
-        failed += mixed(&plain, &ours, nft.as_ref(), count, scale, &mut report);
+        if wanted("mix") {
+            failed += mixed(&plain, &ours, nft.as_ref(), count, scale, &mut report);
+        }
     }
     report.write("proxy").unwrap();
     if failed > 0 {
@@ -72,10 +76,14 @@ pub fn run(scale: Scale, arguments: &[&str]) -> i32 {
     i32::from(failed > 0)
 }
 
+/// The word after a flag.
+fn value<'a>(arguments: &[&'a str], flag: &str) -> Option<&'a str> {
+    arguments.iter().position(|word| *word == flag).and_then(|at| arguments.get(at + 1)).copied()
+}
+
 /// `--services 1,1000`.
 fn sizes<'a>(arguments: &[&'a str]) -> Result<Vec<usize>, &'a str> {
-    let given = arguments.iter().position(|word| *word == "--services").and_then(|at| arguments.get(at + 1));
-    let Some(given) = given else { return Ok(vec![1, 1000, 10_000, 30_000]) };
+    let Some(given) = value(arguments, "--services") else { return Ok(vec![1, 1000, 10_000, 30_000]) };
     let size = |word: &'a str| word.parse().ok().filter(|size| (1..=30_000).contains(size)).ok_or(word);
     given.split(',').map(size).collect()
 }
