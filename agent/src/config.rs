@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
+pub use strake_datapath::LbAlgorithm;
 
 use crate::proxy::Listen;
 
@@ -74,6 +75,8 @@ pub struct Config {
     pub cluster_cidr: Ipv4Network,
     pub service_cidr: Ipv4Network,
     pub components: BTreeSet<Component>,
+    /// How backends are chosen for what comes from outside, where a Service does not say.
+    pub lb_algorithm: LbAlgorithm,
     /// Where the proxy component tells how it is doing.
     pub listen: Listen,
     /// A CRI runtime that is there already; none: the agent starts a containerd of its own.

@@ -110,6 +110,7 @@ fn datapath_config(config: &Config) -> strake_datapath::Config {
     datapath.masquerade = config.has(Component::Network);
     datapath.host_ports = config.has(Component::Network);
     datapath.dns = config.has(Component::Dns);
+    datapath.lb_algorithm = config.lb_algorithm;
     datapath
 }
 

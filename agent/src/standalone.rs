@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
-use strake_datapath::Datapath;
+use strake_datapath::{Datapath, LbAlgorithm};
 use strake_state::Scope;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ pub struct Standalone {
     pub bpf_root: PathBuf,
     /// Range of all Pod addresses.
     pub cluster_cidr: Ipv4Network,
+    /// How backends are chosen for what comes from outside, where a Service does not say.
+    pub lb_algorithm: LbAlgorithm,
     pub listen: Listen,
 }
 
@@ -81,6 +83,7 @@ fn datapath(config: &Standalone) -> strake_datapath::Config {
     datapath.masquerade = false;
     datapath.host_ports = false;
     datapath.dns = false;
+    datapath.lb_algorithm = config.lb_algorithm;
     datapath
 }
 

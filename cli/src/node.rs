@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnetwork::Ipv4Network;
-use strake_agent::{Component, Config, Join, Listen, Standalone};
+use strake_agent::{Component, Config, Join, LbAlgorithm, Listen, Standalone};
 
 #[derive(clap::Args, Clone)]
 pub struct NodeArgs {
@@ -48,6 +48,10 @@ pub struct NodeArgs {
     /// Parts of the node to run; leave one out to put its stock counterpart in its place
     #[arg(long, value_delimiter = ',', default_value = "kubelet,proxy,network,dns")]
     components: Vec<Component>,
+    /// How backends are chosen for connections from outside, unless a Service is annotated strake.io/lb-algorithm: at
+    /// random, or by maglev, the same on every node
+    #[arg(long, default_value = "random", value_name = "random|maglev")]
+    lb_algorithm: LbAlgorithm,
     /// Where the proxy answers /healthz and /livez; empty: nowhere
     #[arg(long, default_value = "0.0.0.0:10256", value_parser = |text: &str| bind_address(text, 10256))]
     healthz_bind_address: BindAddress,
@@ -117,6 +121,7 @@ impl NodeArgs {
             cluster_cidr: self.cluster_cidr,
             service_cidr: self.service_cidr,
             components: self.components(),
+            lb_algorithm: self.lb_algorithm,
             listen: self.listen(),
             container_runtime: self
                 .container_runtime_endpoint
@@ -137,6 +142,7 @@ impl NodeArgs {
             cgroup_root: self.cgroup_root.clone().map_or_else(cgroup2, Ok)?,
             bpf_root: self.bpf_root.clone(),
             cluster_cidr: self.cluster_cidr,
+            lb_algorithm: self.lb_algorithm,
             listen: self.listen(),
         })
     }

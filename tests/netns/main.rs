@@ -6,6 +6,7 @@ mod change;
 mod connections;
 mod explain;
 mod holdings;
+mod maglev;
 mod outside;
 mod paths;
 mod restart;

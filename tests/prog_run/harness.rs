@@ -17,10 +17,11 @@ use strake_abi::conntrack::{CONNTRACK, Conntrack, ConntrackKey};
 use strake_abi::endpoint::{ENDPOINTS, Endpoint, NODE_LOCAL, NODE_REMOTE, NODES};
 use strake_abi::flow::{COUNTERS, Counter, DROPS, DropReason, EVENTS, FlowEvent};
 use strake_abi::service::{
-    BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES, Service, ServiceKey, ServiceKey6,
-    SourceKey,
+    BACKENDS, Backend, MAGLEV, MAGLEV_ROW, MEMBERS, MaglevRow, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES,
+    Service, ServiceKey, ServiceKey6, SourceKey,
 };
 use strake_abi::{ABI_VERSION, Addr4, Addr6, Cidr4, Port, proto};
+use strake_logic::maglev;
 
 /// Loopback, which exists everywhere.
 pub const IFINDEX: u32 = 1;
@@ -116,6 +117,18 @@ impl Kernel {
 
     fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
         self.bpf.map_mut(name).with_context(|| format!("map {name}"))
+    }
+
+    /// Writes the Maglev table of a slice, and says where and how large it is in the Service.
+    pub fn table(&mut self, service: Service, slice: &[Backend], base: u32) -> Result<Service> {
+        let size = maglev::size(slice.len() as u32);
+        let names: Vec<_> = slice.iter().map(|b| (b.addr, b.port)).collect();
+        let mut entries = vec![0; size.next_multiple_of(MAGLEV_ROW) as usize];
+        maglev::fill(&names, &mut vec![maglev::Turn::default(); names.len()], &mut entries[..size as usize]);
+        for (row, entries) in (base..).zip(entries.as_chunks().0) {
+            self.set(MAGLEV, row, MaglevRow { entries: *entries })?;
+        }
+        Ok(Service { maglev_base: base, maglev_size: size, ..service })
     }
 
     pub fn insert<K: Pod, V: Pod>(&mut self, map: &str, key: K, value: V) -> Result<()> {

@@ -7,6 +7,7 @@ mod dns;
 mod harness;
 mod live;
 mod load;
+mod maglev;
 mod network;
 mod room;
 mod service;

@@ -305,6 +305,13 @@ impl Lab {
         self.endpoints(name, protocol, backends);
     }
 
+    /// Replaces the annotations of a Service.
+    pub fn annotate(&mut self, service: &str, annotations: &Value) {
+        let of = |object: &&mut Value| object["kind"] == "Service" && object["metadata"]["name"] == service;
+        let object = self.objects.iter_mut().find(of).expect("the Service was put");
+        object["metadata"]["annotations"] = annotations.clone();
+    }
+
     /// Replaces the IPv6 endpoints of a Service.
     pub fn endpoints6(&mut self, service: &str, protocol: &str, backends: &[(Ipv6Addr, u16)]) {
         let port = backends.first().map_or(1, |backend| backend.1);

@@ -25,6 +25,7 @@ pub fn main(arguments: &[String]) -> i32 {
         ["tcp-many", addr, count, pause_ms] => tcp_many(addr, number(count), number(pause_ms)),
         ["tcp-long", addr] => tcp_long(addr),
         ["udp", addr] => udp(addr),
+        ["udp-from", port, addr] => udp_from(number(port) as u16, addr),
         ["udp-long", addr] => udp_long(addr),
         ["udp-connected", addr] => udp_connected(addr),
         ["dns", server, name, kind] => dns(server, name, number(kind) as u16),
@@ -168,6 +169,17 @@ fn udp(addr: &str) -> io::Result<()> {
         let (length, from) = socket.recv_from(&mut buffer)?;
         say(&format!("{} from {from}", String::from_utf8_lossy(&buffer[..length])));
     }
+    Ok(())
+}
+
+/// One exchange from a port of the caller's choice.
+fn udp_from(port: u16, addr: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.send_to(b"?", address(addr))?;
+    let mut buffer = [0; 1500];
+    let (length, _) = socket.recv_from(&mut buffer)?;
+    say(&String::from_utf8_lossy(&buffer[..length]));
     Ok(())
 }
 

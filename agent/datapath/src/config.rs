@@ -41,6 +41,8 @@ pub struct Config {
     pub services: bool,
     /// Answer Service names in the kernel.
     pub dns: bool,
+    /// How backends are chosen for what comes from outside, where the Service does not say.
+    pub lb_algorithm: LbAlgorithm,
     /// Report flows through the ring buffer.
     pub events: bool,
     /// Also report connections that no Service is part of.
@@ -75,6 +77,7 @@ impl Config {
             host_ports: true,
             services: true,
             dns: true,
+            lb_algorithm: LbAlgorithm::Random,
             events: true,
             track_all: true,
             sizes: MapSizes::default(),
@@ -91,6 +94,38 @@ impl Config {
     }
 }
 
+/// How a backend is chosen for a new flow from outside. Sockets of the node and its Pods always choose at random: no other
+/// node sees their flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LbAlgorithm {
+    /// Each node for itself, as kube-proxy does it. The default: it takes no memory, and without DSR a TCP connection that
+    /// comes to another node on its way is translated anew there and ends, whichever backend is chosen.
+    #[default]
+    Random,
+    /// Every node chooses the same for the same client address and port, VIP and port, and protocol.
+    Maglev,
+}
+
+impl LbAlgorithm {
+    pub const ALL: [Self; 2] = [Self::Random, Self::Maglev];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Maglev => "maglev",
+        }
+    }
+}
+
+impl std::str::FromStr for LbAlgorithm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text);
+        found.ok_or_else(|| format!("{text} is no algorithm; there are {}", Self::ALL.map(Self::as_str).join(" and ")))
+    }
+}
+
 /// Entries of the maps, fixed when they are first made (pinned maps keep their size).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
@@ -100,6 +135,8 @@ pub struct MapSizes {
     pub backends: u32,
     pub members: u32,
     pub affinity: u32,
+    /// Rows of 32 entries. A table takes 32 rows (for up to 10 backends), 128 (40), 512 (163) or 2,048.
+    pub maglev: u32,
     /// Ranges of clients; Services with the same ones share them.
     pub source_ranges: u32,
     pub sock_flows: u32,
@@ -124,6 +161,8 @@ impl Default for MapSizes {
             members: 131_072,
             affinity: 65_536,
             source_ranges: 65_536,
+            // 2 MiB, taken at once: tables for 1,024 Service ports of up to 10 backends.
+            maglev: 32_768,
             sock_flows: 65_536,
             sock_nat: 65_536,
             sock_flows_v6: 16_384,

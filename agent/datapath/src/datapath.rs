@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use strake_abi::flow::{Counter, DropReason, EventKind};
+use strake_abi::service::{BACKENDS, MAGLEV};
 use strake_state::{ObjectName, World};
 use tracing::{info, warn};
 
@@ -16,7 +17,7 @@ use crate::check::{Violation, check};
 use crate::compile::{Runtime, compile};
 use crate::config::Config;
 use crate::conntrack::Connections;
-use crate::desired::Desired;
+use crate::desired::{Desired, Warning};
 use crate::diff::{DiffError, diff};
 use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
 use crate::explain::{ExplainError, Explanation, Host, Question, explain};
@@ -25,7 +26,7 @@ use crate::installed::Installed;
 use crate::loader::{self, LoadError, Loaded, maps_folder};
 use crate::maps::{KernelMaps, MapsError, Occupancy};
 use crate::names::Names;
-use crate::plan::{self, Maps};
+use crate::plan::{self, Maps, Plan};
 use crate::stale::sweep;
 use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
 use crate::sys;
@@ -94,7 +95,7 @@ impl Datapath {
             uplink_ifindex: loaded.uplink_ifindex,
             host_netns_cookie: if loaded.features.netns_cookie { own_netns_cookie().unwrap_or(0) } else { 0 },
         };
-        let mut installed = Installed::new(maps.contents()?, maps.slots());
+        let mut installed = Installed::new(maps.contents()?, &maps.sizes(config.sizes));
         let fresh = installed.config.abi_version == 0;
         if fresh {
             // The programs must not run without a CONFIG: what they know before the first snapshot is the node alone.
@@ -262,7 +263,10 @@ impl Datapath {
             maps.sock_nat_v6.occupancy()?,
         ];
         let used = inner.installed.as_ref().map_or(0, |installed| installed.allocator.used());
-        occupancy.push(Occupancy { map: strake_abi::service::BACKENDS, entries: used.into(), capacity: maps.slots() });
+        occupancy.push(Occupancy { map: BACKENDS, entries: used.into(), capacity: maps.slots() });
+        let rows = inner.installed.as_ref().map_or(0, |installed| installed.table_allocator.used());
+        let capacity = maps.sizes(self.config.sizes).maglev;
+        occupancy.push(Occupancy { map: MAGLEV, entries: rows.into(), capacity });
         let attached = inner.loaded.attached.iter().map(|(program, (target, how))| Attached {
             program: program.clone(),
             target: target.clone(),
@@ -337,8 +341,9 @@ impl Inner {
             return Ok(ApplyOutcome::NotSynced);
         }
         let started = Instant::now();
-        let desired = compile(world, config, self.runtime);
-        if let Err(violations) = check(&desired, &self.maps.sizes(config.sizes)) {
+        let mut desired = compile(world, config, self.runtime);
+        let sizes = self.maps.sizes(config.sizes);
+        if let Err(violations) = check(&desired, &sizes) {
             for violation in &violations {
                 warn!(%violation, generation = world.generation, "invariant broken");
             }
@@ -346,12 +351,12 @@ impl Inner {
         }
         let mut installed = match self.installed.take() {
             Some(installed) => installed,
-            None => Installed::new(self.maps.contents()?, self.maps.slots()),
+            None => Installed::new(self.maps.contents()?, &sizes),
         };
-        installed.allocator.reclaim(started);
+        installed.reclaim(started);
         let planned = match diff(&installed, &desired) {
-            Err(DiffError::NoRoom { .. }) if sys::wait_for_running_programs().is_ok() => {
-                installed.allocator.reclaim_all();
+            planned if lacks_room(&planned) && sys::wait_for_running_programs().is_ok() => {
+                installed.reclaim_all();
                 diff(&installed, &desired)
             }
             planned => planned,
@@ -369,8 +374,12 @@ impl Inner {
         // From here on a failure leaves `installed` empty, so that the next apply reads the maps back.
         plan::apply(&plan, &mut self.maps)?;
         let retired = Instant::now();
-        for extent in &plan.retired {
-            after.allocator.retire(*extent, retired);
+        after.retire(&plan, retired);
+        for owner in &plan.without_table {
+            let (object, port) = owner.split_once(':').unwrap_or((owner, ""));
+            let message =
+                format!("no room in {MAGLEV} for the table of port {port}: its backends are chosen at random");
+            desired.warnings.push(Warning { object: object.into(), message: message.into() });
         }
         self.installed = Some(after);
         self.world = world.clone();
@@ -388,6 +397,14 @@ impl Inner {
             swept,
             time: now(),
         }))
+    }
+}
+
+/// Whether something was asked for that retired slices or tables may have taken the room of.
+fn lacks_room(planned: &Result<(Plan, Installed), DiffError>) -> bool {
+    match planned {
+        Ok((plan, _)) => !plan.without_table.is_empty(),
+        Err(error) => matches!(error, DiffError::NoRoom { .. }),
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Set {
     pub backends: Vec<Target>,
     /// Terminating endpoints that still serve the UDP flows they have (KEP-1669); ordered, unique, none of `backends`.
     pub lingering: Vec<Target>,
+    /// Its frontends of the external scope choose by a Maglev table.
+    pub maglev: bool,
 }
 
 impl Set {

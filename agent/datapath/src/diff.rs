@@ -6,12 +6,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use strake_abi::service::{Backend, MemberKey, Service};
+use strake_abi::service::{Backend, MemberKey, SCOPE_EXTERNAL, Service};
+use strake_logic::maglev;
 
 use crate::desired::{Desired, Set, Target, exists_key};
 use crate::installed::{BackendName, Installed, SourceRange, fingerprint};
 use crate::plan::Plan;
 use crate::slices::{Extent, NoRoom, Slices};
+use crate::tables::{self, Table};
 
 /// The watermark in CONFIG moves by this many ids at a time, so that it is written rarely.
 const ID_BLOCK: u32 = 4096;
@@ -49,6 +51,8 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
         slices: HashMap::new(),
         members: HashMap::new(),
         allocator: installed.allocator.clone(),
+        tables: HashMap::new(),
+        table_allocator: installed.table_allocator.clone(),
     };
     let mut extents = Vec::with_capacity(desired.sets.len());
     for (set, service_id) in desired.sets.iter().zip(&service_ids) {
@@ -60,21 +64,28 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
                 next.members.insert(MemberKey { service_id: *service_id, backend_id: backend.id }, *backend);
             }
         }
-        extents.push(next.place(set, *service_id, backends, installed, &mut plan)?);
+        let extent = next.place(set, *service_id, backends, installed, &mut plan)?;
+        if let Some(extent) = extent.filter(|_| set.maglev) {
+            next.table(set, *service_id, extent, installed, &mut plan);
+        }
+        extents.push(extent);
     }
 
     let source_lists = source_lists(installed, desired, &mut ids)?;
     let mut services = HashMap::new();
     for frontend in &desired.frontends {
         let (set, extent) = (&desired.sets[frontend.set], extents[frontend.set]);
+        let external = frontend.key.scope == SCOPE_EXTERNAL;
+        let table = next.tables.get(&service_ids[frontend.set]).filter(|_| external);
         let service = Service {
             id: service_ids[frontend.set],
             backend_base: extent.map_or(0, |extent| extent.base),
             backend_count: extent.map_or(0, |extent| extent.count),
             affinity_timeout_s: set.affinity_timeout_s,
             flags: frontend.flags,
+            maglev_base: table.map_or(0, |table| table.rows.base),
+            maglev_size: table.map_or(0, |table| table.size),
             source_list: frontend.sources.map_or(0, |list| source_lists[list].0),
-            ..Service::default()
         };
         services.insert(frontend.key, service);
     }
@@ -116,6 +127,10 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
     plan.sources_removed = installed.source_lists.iter().filter(old).flat_map(|(_, rows)| rows).copied().collect();
     plan.retired = gone(&installed.slices, |extent| next.slices.contains_key(extent));
 
+    let used: HashSet<Extent> = next.tables.values().map(|table| table.rows).collect();
+    plan.tables_retired =
+        installed.tables.values().map(|table| table.rows).filter(|rows| !used.contains(rows)).collect();
+
     let extents = extents.iter().zip(&service_ids).filter_map(|(extent, id)| Some((*id, (*extent)?))).collect();
     let after = Installed {
         extents,
@@ -130,6 +145,8 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
         names,
         backend_ids: next.backend_ids,
         allocator: next.allocator,
+        tables: next.tables,
+        table_allocator: next.table_allocator,
     };
     Ok((plan, after))
 }
@@ -170,6 +187,8 @@ struct Next {
     slices: HashMap<Extent, Vec<Backend>>,
     members: HashMap<MemberKey, Backend>,
     allocator: Slices,
+    tables: HashMap<u32, Table>,
+    table_allocator: Slices,
 }
 
 impl Next {
@@ -223,6 +242,28 @@ impl Next {
         };
         self.slices.insert(extent, backends);
         Ok(Some(extent))
+    }
+
+    /// Keeps the table if the slice was kept, or writes a new one. Without room for it the set has none.
+    fn table(&mut self, set: &Set, service_id: u32, slice: Extent, installed: &Installed, plan: &mut Plan) {
+        let size = maglev::size(slice.count);
+        if size == 0 {
+            return;
+        }
+        let kept = installed.extents.get(&service_id) == Some(&slice);
+        let current = installed.tables.get(&service_id).filter(|table| kept && table.size == size).copied();
+        let table = match current {
+            Some(table) => table,
+            None => {
+                let Ok(base) = self.table_allocator.take(tables::rows(size)) else {
+                    plan.without_table.push(set.owner.clone());
+                    return;
+                };
+                plan.tables.push((base, tables::make(&self.slices[&slice], size)));
+                Table::new(base, size)
+            }
+        };
+        self.tables.insert(service_id, table);
     }
 }
 

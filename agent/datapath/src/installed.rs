@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Instant;
 
 use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr6, Port};
@@ -11,7 +12,10 @@ use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6, SourceKey};
 
+use crate::config::MapSizes;
+use crate::plan::Plan;
 use crate::slices::{Extent, Slices};
+use crate::tables::Table;
 
 /// Address, port and protocol of a backend: what a [`Backend::id`] names.
 pub type BackendName = (Addr6, Port, u8);
@@ -60,6 +64,9 @@ pub struct Installed {
     /// The next id to hand out; at least every id ever handed out plus one.
     pub next_id: u32,
     pub allocator: Slices,
+    /// The Maglev table that the external frontends with this service id point at. What is in it follows from the slice.
+    pub tables: HashMap<u32, Table>,
+    pub table_allocator: Slices,
 }
 
 /// What is read back from the maps.
@@ -84,8 +91,8 @@ pub fn fingerprint(name: &DnsName) -> u64 {
 }
 
 impl Installed {
-    /// From maps of which `BACKENDS` has `slots` entries.
-    pub fn new(contents: Contents, slots: u32) -> Self {
+    /// From maps of which `BACKENDS` and `MAGLEV` have the room that `sizes` says.
+    pub fn new(contents: Contents, sizes: &MapSizes) -> Self {
         let Contents { config, zone, services, backends, members, sources, nodes, names } = contents;
         let mut slices = HashMap::new();
         let mut backend_ids = HashMap::new();
@@ -115,6 +122,11 @@ impl Installed {
         source_lists.values_mut().for_each(|rows| rows.sort_by_key(SourceRange::network));
         let ids = services.iter().map(|(_, service)| service.id).chain(backend_ids.values().copied());
         let highest = ids.chain(source_lists.keys().copied()).max();
+        let tables: HashMap<u32, Table> = services
+            .iter()
+            .filter(|(_, service)| service.maglev_size > 0)
+            .map(|(_, service)| (service.id, Table::new(service.maglev_base, service.maglev_size)))
+            .collect();
         let extents = services.iter().filter(|(_, service)| service.backend_count > 0);
         let extents = extents
             .map(|(_, service)| (service.id, Extent { base: service.backend_base, count: service.backend_count }))
@@ -122,7 +134,9 @@ impl Installed {
         Self {
             extents,
             next_id: config.next_id.max(highest.map_or(1, |id| id.saturating_add(1))).max(1),
-            allocator: Slices::new(slots, slices.keys().copied()),
+            allocator: Slices::new(sizes.backends, slices.keys().copied()),
+            table_allocator: Slices::new(sizes.maglev, tables.values().map(|table| table.rows)),
+            tables,
             config,
             zone,
             services: services.into_iter().collect(),
@@ -135,8 +149,26 @@ impl Installed {
         }
     }
 
-    /// Empty maps of which `BACKENDS` has `slots` entries.
-    pub fn empty(slots: u32) -> Self {
-        Self::new(Contents::default(), slots)
+    /// Empty maps.
+    pub fn empty(sizes: &MapSizes) -> Self {
+        Self::new(Contents::default(), sizes)
+    }
+
+    /// Keeps what a plan that was applied left unused until the programs that may read it are done.
+    pub fn retire(&mut self, plan: &Plan, now: Instant) {
+        plan.retired.iter().for_each(|extent| self.allocator.retire(*extent, now));
+        plan.tables_retired.iter().for_each(|rows| self.table_allocator.retire(*rows, now));
+    }
+
+    /// Frees what was retired a grace period ago.
+    pub fn reclaim(&mut self, now: Instant) {
+        self.allocator.reclaim(now);
+        self.table_allocator.reclaim(now);
+    }
+
+    /// Frees all that was retired: the caller has waited for every running program.
+    pub fn reclaim_all(&mut self) {
+        self.allocator.reclaim_all();
+        self.table_allocator.reclaim_all();
     }
 }

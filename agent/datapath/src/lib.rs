@@ -31,13 +31,14 @@ mod sockdiag;
 mod stale;
 mod status;
 mod sys;
+mod tables;
 mod trace;
 mod view;
 
 pub use backends::{BackendRow, Condition};
 pub use check::{Violation, check};
 pub use compile::{Runtime, compile};
-pub use config::{Config, MapSizes};
+pub use config::{Config, LbAlgorithm, MapSizes};
 pub use conntrack::{Connection, Connections, ConntrackFilter, End, FilterError, Flushed, ListError};
 pub use datapath::{ApplyOutcome, Datapath, Error};
 pub use desired::{Desired, Frontend, Name, Set, ShowKey, Target, Warning, exists_key, key_order, table};

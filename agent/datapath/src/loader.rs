@@ -148,7 +148,7 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     Ok(Loaded { ebpf, features, uplink_ifindex, attached: BTreeMap::new(), links, clsact })
 }
 
-fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 18] {
+fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 19] {
     use strake_abi::{conntrack, dns, endpoint, flow, service, sock};
     [
         (service::SERVICES, sizes.services),
@@ -157,6 +157,7 @@ fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 18] {
         (service::MEMBERS, sizes.members),
         (service::AFFINITY, sizes.affinity),
         (service::SOURCE_RANGES, sizes.source_ranges),
+        (service::MAGLEV, sizes.maglev),
         (sock::SOCK_FLOWS, sizes.sock_flows),
         (sock::SOCK_NAT, sizes.sock_nat),
         (sock::SOCK_FLOWS_V6, sizes.sock_flows_v6),

@@ -16,8 +16,8 @@ use strake_abi::dns::{DNS_NAMES, DNS_ZONE, DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, Endpoint, NODES, NODES_V6, PODS_BY_NETNS, PodNetns};
 use strake_abi::flow::{COUNTERS, DROPS, EVENTS_LOST};
 use strake_abi::service::{
-    BACKENDS, Backend, MEMBERS, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES, Service, ServiceKey, ServiceKey6,
-    SourceKey,
+    BACKENDS, Backend, MAGLEV, MEMBERS, MaglevRow, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES, Service,
+    ServiceKey, ServiceKey6, SourceKey,
 };
 use strake_abi::sock::{
     SOCK_FLOWS, SOCK_FLOWS_V6, SOCK_NAT, SOCK_NAT_V6, SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6,
@@ -187,6 +187,18 @@ impl<V: Pod> Slots<V> {
         self.typed.get(&index, 0).map_err(|source| MapsError::Read { map: self.name, source })
     }
 
+    /// Writes adjacent slots.
+    fn write(&mut self, base: u32, values: &[V]) -> Result<(), MapsError> {
+        let slots: Vec<u32> = (base..base + values.len() as u32).collect();
+        sys::update_batch(self.raw.fd().as_fd(), &slots, values).map_err(|(row, source)| MapsError::Write {
+            doing: "writing",
+            map: self.name,
+            row,
+            rows: values.len(),
+            source,
+        })
+    }
+
     fn set(&mut self, index: u32, value: &V) -> Result<(), MapsError> {
         self.typed.set(index, value, 0).map_err(|source| MapsError::Set { map: self.name, source })
     }
@@ -197,6 +209,7 @@ pub struct KernelMaps {
     config: Slots<Config>,
     zone: Slots<DnsZone>,
     backends: Slots<Backend>,
+    tables: Slots<MaglevRow>,
     pub services: Rows<ServiceKey, Service>,
     pub services_v6: Rows<ServiceKey6, Service>,
     pub members: Rows<MemberKey, Backend>,
@@ -233,6 +246,7 @@ impl KernelMaps {
             config: Slots::open(pins, CONFIG)?,
             zone: Slots::open(pins, DNS_ZONE)?,
             backends: Slots::open(pins, BACKENDS)?,
+            tables: Slots::open(pins, MAGLEV)?,
             services: Rows::open(pins, SERVICES)?,
             services_v6: Rows::open(pins, SERVICES_V6)?,
             members: Rows::open(pins, MEMBERS)?,
@@ -291,6 +305,11 @@ impl KernelMaps {
         self.config.get(0)
     }
 
+    /// A piece of a Maglev table.
+    pub fn table_row(&self, row: u32) -> Result<MaglevRow, MapsError> {
+        self.tables.get(row)
+    }
+
     /// Entries of `BACKENDS`.
     pub fn slots(&self) -> u32 {
         self.backends.typed.len()
@@ -302,6 +321,7 @@ impl KernelMaps {
             services: self.services.capacity(),
             services_v6: self.services_v6.capacity(),
             backends: self.slots(),
+            maglev: self.tables.typed.len(),
             members: self.members.capacity(),
             source_ranges: self.sources.raw.info().map_or(0, |info| info.max_entries()),
             endpoints: self.endpoints.capacity(),
@@ -369,14 +389,11 @@ impl Maps for KernelMaps {
     }
 
     fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), MapsError> {
-        let slots: Vec<u32> = (base..base + backends.len() as u32).collect();
-        sys::update_batch(self.backends.raw.fd().as_fd(), &slots, backends).map_err(|(row, source)| MapsError::Write {
-            doing: "writing",
-            map: BACKENDS,
-            row,
-            rows: backends.len(),
-            source,
-        })
+        self.backends.write(base, backends)
+    }
+
+    fn write_table(&mut self, base: u32, rows: &[MaglevRow]) -> Result<(), MapsError> {
+        self.tables.write(base, rows)
     }
 
     fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), MapsError> {

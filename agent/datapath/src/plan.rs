@@ -4,20 +4,20 @@
 //! |---|---|
 //! | new members | a choice made by the new slice must be valid at once |
 //! | new lists of source ranges | nobody refers to them yet |
-//! | new slices | nobody points at them yet |
+//! | new slices, new tables | nobody points at them yet |
 //! | nodes, CONFIG, zone | independent |
-//! | services put | one update swaps a service from its whole old slice to its whole new one |
+//! | services put | one update swaps a service from its whole old slice (with its table) to its whole new one |
 //! | names put | an address is answered only after it is served |
 //! | names removed | and no longer answered before it stops being served |
 //! | services removed, members and lists of source ranges removed | nothing leads there any more |
-//! | old slices retired | by the caller, reused after a grace period |
+//! | old slices and tables retired | by the caller, reused after a grace period |
 //!
 //! May not know: how maps are written.
 
 use strake_abi::addr::Addr6;
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6};
+use strake_abi::service::{Backend, MaglevRow, MemberKey, Service, ServiceKey6};
 
 use crate::installed::SourceRange;
 use crate::slices::Extent;
@@ -29,6 +29,8 @@ pub struct Plan {
     pub members_put: Vec<(MemberKey, Backend)>,
     pub sources_put: Vec<SourceRange>,
     pub slices: Vec<(u32, Vec<Backend>)>,
+    /// First row and rows of `MAGLEV`.
+    pub tables: Vec<(u32, Vec<MaglevRow>)>,
     pub nodes_put: Vec<(Addr6, u32)>,
     pub nodes_removed: Vec<Addr6>,
     pub config: Option<Config>,
@@ -40,13 +42,18 @@ pub struct Plan {
     pub members_removed: Vec<MemberKey>,
     pub sources_removed: Vec<SourceRange>,
     pub retired: Vec<Extent>,
+    pub tables_retired: Vec<Extent>,
+    /// Owners of sets whose table found no room: they choose at random until there is some. No write.
+    pub without_table: Vec<Box<str>>,
 }
 
 impl Plan {
     /// How many map entries it writes or deletes.
     pub fn writes(&self) -> usize {
         let slots: usize = self.slices.iter().map(|(_, backends)| backends.len()).sum();
+        let rows: usize = self.tables.iter().map(|(_, rows)| rows.len()).sum();
         slots
+            + rows
             + self.members_put.len()
             + self.sources_put.len()
             + self.nodes_put.len()
@@ -71,6 +78,7 @@ pub trait Maps {
     fn put_sources(&mut self, rows: &[SourceRange]) -> Result<(), Self::Error>;
     fn remove_sources(&mut self, rows: &[SourceRange]) -> Result<(), Self::Error>;
     fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), Self::Error>;
+    fn write_table(&mut self, base: u32, rows: &[MaglevRow]) -> Result<(), Self::Error>;
     fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), Self::Error>;
     fn remove_nodes(&mut self, keys: &[Addr6]) -> Result<(), Self::Error>;
     fn set_config(&mut self, config: &Config) -> Result<(), Self::Error>;
@@ -92,6 +100,9 @@ pub fn apply<M: Maps>(plan: &Plan, maps: &mut M) -> Result<(), M::Error> {
     maps.put_sources(&plan.sources_put)?;
     for (base, backends) in &plan.slices {
         maps.write_slice(*base, backends)?;
+    }
+    for (base, rows) in &plan.tables {
+        maps.write_table(*base, rows)?;
     }
     maps.put_nodes(&plan.nodes_put)?;
     if let Some(zone) = &plan.zone {

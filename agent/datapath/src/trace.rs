@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use strake_abi::dns::{DNS_HAS_A, DNS_NAMES};
 use strake_abi::service::{
-    BACKEND_HOST, BACKEND_LOCAL, BACKENDS, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, SOURCE_RANGES, Service,
+    BACKEND_HOST, BACKEND_LOCAL, BACKENDS, MAGLEV, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, SOURCE_RANGES, Service,
     ServiceKey6,
 };
 use strake_logic::dns::table::WireName;
@@ -171,10 +171,13 @@ fn traced(key: ServiceKey6, sticky: bool, world: &World, maps: &KernelMaps) -> R
     } else {
         None
     };
-    let row = format!(
+    let mut row = format!(
         "id {}, base {}, count {}, flags {:#x}",
         value.id, value.backend_base, value.backend_count, value.flags
     );
+    if value.maglev_size > 0 {
+        row.push_str(&format!(", {MAGLEV} base {}, {} entries", value.maglev_base, value.maglev_size));
+    }
     Ok(TracedFrontend {
         frontend: shown,
         entry,
@@ -192,6 +195,13 @@ pub(crate) fn outcome(value: &Service) -> String {
         (0, true) => "dropped: the traffic policy is Local and no endpoint is on this node".to_owned(),
         (0, false) => "refused: no endpoint is ready".to_owned(),
         (1, _) => "goes to its one backend".to_owned(),
+        (count, _) if value.affinity_timeout_s > 0 && value.maglev_size > 0 => format!(
+            "goes to one of {count} backends by Maglev, the same on every node and for {} s for each client",
+            value.affinity_timeout_s
+        ),
+        (count, _) if value.maglev_size > 0 => {
+            format!("goes to one of {count} backends by Maglev, the same on every node for each client and its port")
+        }
         (count, _) if value.affinity_timeout_s > 0 => {
             format!("goes to one of {count} backends, the same for {} s for each client", value.affinity_timeout_s)
         }

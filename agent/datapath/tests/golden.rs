@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Model, SLOTS};
+use common::{Model, sizes};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use strake_datapath::{Config, Installed, MapSizes, Runtime, apply, check, compile, diff};
@@ -58,7 +58,7 @@ fn contents(input: &str) -> String {
     let desired = compile(&world, &Config::new("n1", "/cgroup", "/pins"), Runtime::default());
     check(&desired, &MapSizes::default()).unwrap();
     let mut model = Model::default();
-    let (plan, _) = diff(&Installed::empty(SLOTS), &desired).unwrap();
+    let (plan, _) = diff(&Installed::empty(&sizes()), &desired).unwrap();
     apply(&plan, &mut model).unwrap();
     let mut text = model.render();
     for warning in &desired.warnings {

@@ -9,15 +9,18 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use common::{Model, Resolution, SLOTS};
+use common::{Model, Resolution, Table, sizes};
 use proptest::prelude::*;
 use strake_abi::addr::Addr6;
 use strake_abi::config::Config as AbiConfig;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{Backend, MemberKey, SCOPE_INTERNAL, Service as AbiService, ServiceKey6};
+use strake_abi::service::{
+    Backend, MaglevRow, MemberKey, SCOPE_EXTERNAL, SCOPE_INTERNAL, Service as AbiService, ServiceKey6,
+};
 use strake_datapath::{
     Config, Desired, Installed, MapSizes, Maps, Plan, Runtime, SourceRange, apply, check, compile, diff, exists_key,
 };
+use strake_logic::maglev;
 use strake_state::{
     Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, ServiceType,
     SessionAffinity, TrafficPolicy, World,
@@ -35,6 +38,7 @@ struct Spec {
     external: bool,
     /// LoadBalancer IPs with these of `RANGES`, by bit.
     ranges: u8,
+    maglev: bool,
     affinity: bool,
     internal_local: bool,
     external_local: bool,
@@ -52,7 +56,7 @@ fn spec() -> impl Strategy<Value = Spec> {
         80_u16..83,
         any::<bool>(),
         prop_oneof![Just(0_u16), 30_000_u16..30_003],
-        (any::<bool>(), 0_u8..64),
+        (any::<bool>(), 0_u8..64, any::<bool>()),
         (any::<bool>(), any::<bool>(), any::<bool>()),
         prop::collection::vec(endpoint, 0..6),
     )
@@ -62,7 +66,7 @@ fn spec() -> impl Strategy<Value = Spec> {
                 port,
                 udp,
                 node_port,
-                (external, ranges),
+                (external, ranges, maglev),
                 (affinity, internal_local, external_local),
                 endpoints,
             )| {
@@ -74,6 +78,7 @@ fn spec() -> impl Strategy<Value = Spec> {
                     node_port,
                     external,
                     ranges,
+                    maglev,
                     affinity,
                     internal_local,
                     external_local,
@@ -114,6 +119,7 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
                 .map(|(_, range)| range.parse().unwrap())
                 .collect(),
             invalid_source_ranges: Vec::new(),
+            lb_algorithm: spec.maglev.then(|| "maglev".into()),
             ports: vec![ServicePort { name: "p".into(), protocol, port: spec.port, node_port: spec.node_port }],
             affinity: if spec.affinity { SessionAffinity::ClientIp { timeout: 60 } } else { SessionAffinity::None },
             internal_policy: policy(spec.internal_local),
@@ -173,13 +179,16 @@ fn config() -> Config {
     Config::new("n1", "/cgroup", "/pins")
 }
 
+/// Address and port of a backend.
+type Name = (Addr6, strake_abi::addr::Port);
+
 /// Applies to a model and looks at it as a packet would, between any two writes of single rows.
 struct Watched<'a> {
     model: &'a mut Model,
     /// Every frontend, with what it may resolve to: before, after.
     allowed: Vec<(ServiceKey6, Resolution, Resolution)>,
     /// Values a program may have read just before the plan began, and the slice it must then find.
-    in_flight: Vec<(AbiService, Vec<(Addr6, strake_abi::addr::Port)>)>,
+    in_flight: Vec<(AbiService, Vec<Name>, Option<Table>)>,
 }
 
 impl Watched<'_> {
@@ -188,8 +197,9 @@ impl Watched<'_> {
             let seen = self.model.resolve(key);
             assert!(seen == *old || seen == *new, "{key:?} is {seen:?}, was {old:?}, becomes {new:?}");
         }
-        for (service, slice) in &self.in_flight {
+        for (service, slice, table) in &self.in_flight {
             assert_eq!(&self.model.slice(service), slice, "a slice changed under a program that reads it");
+            assert_eq!(&self.model.table(service), table, "a table changed under a program that reads it");
         }
     }
 
@@ -227,6 +237,13 @@ impl Maps for Watched<'_> {
         }
         Ok(())
     }
+    fn write_table(&mut self, base: u32, rows: &[MaglevRow]) -> Result<(), Self::Error> {
+        for (offset, row) in rows.iter().enumerate() {
+            self.model.write_table(base + offset as u32, &[*row]).unwrap();
+        }
+        self.look();
+        Ok(())
+    }
     fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), Self::Error> {
         self.each(rows, |model, row| model.put_nodes(row).unwrap());
         Ok(())
@@ -259,17 +276,27 @@ impl Maps for Watched<'_> {
     }
 }
 
+/// The table that a set of backends must have.
+fn table(backends: &[Name]) -> Option<Table> {
+    let size = maglev::size(backends.len() as u32);
+    let mut entries = vec![0; size as usize];
+    maglev::fill(backends, &mut vec![maglev::Turn::default(); backends.len()], &mut entries);
+    let samples = entries.iter().step_by(97).map(|position| backends[usize::from(*position)]).collect();
+    (size != 0).then_some((size, samples))
+}
+
 /// What each frontend must resolve to, in the order of their keys.
 type Expected = BTreeMap<([u8; 16], u16, u8, u8), (ServiceKey6, Resolution)>;
 
 fn expected(desired: &Desired) -> Expected {
     let frontends = desired.frontends.iter().map(|frontend| {
         let set = &desired.sets[frontend.set];
-        let backends = set.backends.iter().map(|target| (target.addr, target.port)).collect();
+        let backends: Vec<_> = set.backends.iter().map(|target| (target.addr, target.port)).collect();
+        let table = (set.maglev && frontend.key.scope == SCOPE_EXTERNAL).then(|| table(&backends)).flatten();
         let ranges = frontend.sources.map(|list| desired.source_lists[list].clone());
-        (frontend.key, Some((frontend.flags, set.affinity_timeout_s, backends, ranges)))
+        (frontend.key, Some((frontend.flags, set.affinity_timeout_s, backends, ranges, table)))
     });
-    let exists = desired.cluster_ips.iter().map(|ip| (exists_key(*ip), Some((0, 0, Vec::new(), None))));
+    let exists = desired.cluster_ips.iter().map(|ip| (exists_key(*ip), Some((0, 0, Vec::new(), None, None))));
     frontends.chain(exists).map(|(key, value)| (strake_datapath::key_order(&key), (key, value))).collect()
 }
 
@@ -294,7 +321,7 @@ fn watched_apply(plan: &Plan, model: &mut Model, desired: &Desired) {
             (key, model.resolve(&key), new)
         })
         .collect();
-    let in_flight = model.services.values().map(|service| (*service, model.slice(service))).collect();
+    let in_flight = model.services.values().map(|s| (*s, model.slice(s), model.table(s))).collect();
     apply(plan, &mut Watched { model, allowed, in_flight }).unwrap();
 }
 
@@ -337,7 +364,7 @@ proptest! {
     ) {
         let config = config();
         let mut model = Model::default();
-        let mut installed = Installed::empty(SLOTS);
+        let mut installed = Installed::empty(&sizes());
         let mut highest_id = 0;
         for specs in steps {
             let desired = compile(&world(&specs), &config, Runtime::default());
@@ -361,14 +388,12 @@ proptest! {
             // The same again is no work; neither is it after reading everything back.
             let (again, _) = diff(&after, &desired).unwrap();
             prop_assert_eq!(again.writes(), 0);
-            let restarted = Installed::new(model.contents(), SLOTS);
+            let restarted = Installed::new(model.contents(), &sizes());
             let (again, _) = diff(&restarted, &desired).unwrap();
             prop_assert_eq!(again, Plan::default());
 
-            for extent in &plan.retired {
-                after.allocator.retire(*extent, std::time::Instant::now());
-            }
-            after.allocator.reclaim_all();
+            after.retire(&plan, std::time::Instant::now());
+            after.reclaim_all();
             // Every other step goes on as another process would.
             installed = if specs.len() % 2 == 0 { after } else { restarted };
         }
@@ -410,6 +435,10 @@ impl Maps for Killed<'_> {
         let slots: Vec<_> = (base..).zip(backends.iter().copied()).collect();
         self.rows(&slots, |model, row| model.write_slice(row[0].0, &[row[0].1]).unwrap())
     }
+    fn write_table(&mut self, base: u32, rows: &[MaglevRow]) -> Result<(), ()> {
+        let rows: Vec<_> = (base..).zip(rows.iter().copied()).collect();
+        self.rows(&rows, |model, row| model.write_table(row[0].0, &[row[0].1]).unwrap())
+    }
     fn put_nodes(&mut self, rows: &[(Addr6, u32)]) -> Result<(), ()> {
         self.rows(rows, |model, row| model.put_nodes(row).unwrap())
     }
@@ -447,13 +476,13 @@ proptest! {
         let mut model = Model::default();
         for (specs, left) in steps {
             let desired = compile(&world(&specs), &config, Runtime::default());
-            let (plan, _) = diff(&Installed::new(model.contents(), SLOTS), &desired).unwrap();
+            let (plan, _) = diff(&Installed::new(model.contents(), &sizes()), &desired).unwrap();
             let _ = apply(&plan, &mut Killed { model: &mut model, left });
             // The next process reads what is there, and packets go on meanwhile.
-            let (plan, _) = diff(&Installed::new(model.contents(), SLOTS), &desired).unwrap();
+            let (plan, _) = diff(&Installed::new(model.contents(), &sizes()), &desired).unwrap();
             watched_apply(&plan, &mut model, &desired);
             verify(&model, &desired);
-            let (plan, _) = diff(&Installed::new(model.contents(), SLOTS), &desired).unwrap();
+            let (plan, _) = diff(&Installed::new(model.contents(), &sizes()), &desired).unwrap();
             prop_assert_eq!(plan, Plan::default());
         }
     }
@@ -471,6 +500,7 @@ fn a_desired_that_breaks_an_invariant_is_refused_by_name() {
             node_port: 0,
             external: false,
             ranges: 0b1011,
+            maglev: true,
             affinity: false,
             internal_local: false,
             external_local: false,

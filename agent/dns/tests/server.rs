@@ -42,6 +42,7 @@ fn service(namespace: &str, name: &str, ips: &[&str]) -> Service {
         load_balancer_ips: vec![],
         load_balancer_source_ranges: vec![],
         invalid_source_ranges: vec![],
+        lb_algorithm: None,
         ports: vec![
             ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 },
             ServicePort { name: "metrics".into(), protocol: Protocol::Udp, port: 9090, node_port: 0 },

@@ -166,6 +166,7 @@ mod tests {
             load_balancer_ips: Vec::new(),
             load_balancer_source_ranges: Vec::new(),
             invalid_source_ranges: Vec::new(),
+            lb_algorithm: None,
             ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: 30080 }],
             affinity: SessionAffinity::None,
             internal_policy: TrafficPolicy::Cluster,

@@ -19,6 +19,9 @@ use crate::world::{
 /// On a Pod or a Namespace, `disabled` keeps the socket hooks away from it; the per-packet path serves it instead.
 pub const SOCKET_LB_ANNOTATION: &str = "strake.io/socket-lb";
 
+/// On a Service: how backends are chosen for what comes from outside, `random` or `maglev`.
+pub const LB_ALGORITHM: &str = "strake.io/lb-algorithm";
+
 /// On a Service: another proxy than the cluster's own answers it (any value).
 pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
@@ -176,6 +179,12 @@ impl Extract for core::Service {
             external_policy: policy(spec.external_traffic_policy.as_deref()),
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
             health_check_node_port: port(spec.health_check_node_port),
+            lb_algorithm: meta
+                .annotations
+                .iter()
+                .flatten()
+                .find(|(key, _)| *key == LB_ALGORITHM)
+                .map(|(_, v)| v.as_str().into()),
             other_proxy: meta.labels.iter().flatten().any(|(key, _)| key == SERVICE_PROXY_NAME),
         })
     }

@@ -20,7 +20,7 @@ mod watch;
 mod world;
 
 pub use cache::{Cache, Change};
-pub use extract::{Extract, HEADLESS, SERVICE_PROXY_NAME, SOCKET_LB_ANNOTATION};
+pub use extract::{Extract, HEADLESS, LB_ALGORITHM, SERVICE_PROXY_NAME, SOCKET_LB_ANNOTATION};
 pub use watch::{DEBOUNCE, Scope, watch};
 pub use world::{
     Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Namespace, Node, ObjectName, Pod, Protocol, Service,

@@ -119,6 +119,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// 0 when none is allocated.
     pub health_check_node_port: u16,
+    /// Annotation `strake.io/lb-algorithm`, as it was written.
+    pub lb_algorithm: Option<Box<str>>,
     /// Labelled `service.kubernetes.io/service-proxy-name`: another proxy answers it.
     pub other_proxy: bool,
 }

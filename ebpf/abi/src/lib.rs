@@ -36,7 +36,7 @@
 //! |---|---|
 //! | 1 | the first |
 //! | 2 | [`service::Backend`] has a long address; `*_V6` maps of the socket hooks |
-//! | 3 | [`service::SOURCE_RANGES`] |
+//! | 3 | [`service::SOURCE_RANGES`], [`service::MAGLEV`] |
 
 #![no_std]
 

@@ -43,7 +43,7 @@ pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
 
 /// Every map, by its name in the object and (each at most 15 bytes, the kernel's limit) in the kernel. All of them are
 /// pinned, so that another start of the agent finds connections, choices and counters where they were.
-pub const MAPS: [&str; 26] = [
+pub const MAPS: [&str; 27] = [
     crate::config::CONFIG,
     crate::service::SERVICES,
     crate::service::SERVICES_V6,
@@ -51,6 +51,7 @@ pub const MAPS: [&str; 26] = [
     crate::service::MEMBERS,
     crate::service::AFFINITY,
     crate::service::SOURCE_RANGES,
+    crate::service::MAGLEV,
     crate::sock::SOCK_FLOWS,
     crate::sock::SOCK_NAT,
     crate::sock::SOCK_FLOWS_V6,

@@ -28,6 +28,9 @@ pub const AFFINITY: &str = "AFFINITY";
 /// another one is written beside it, and the Service's value swapped. Few Services have one, so nothing is gained by a
 /// shorter key for IPv4.
 pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+/// Array of [`MaglevRow`], runs of which are tables of Services. A table is immutable while a Service points at it, like a
+/// slice, and goes with its slice: its entries are positions in that.
+pub const MAGLEV: &str = "MAGLEV";
 
 /// [`ServiceKey::scope`] of traffic from Pods and from the node itself.
 pub const SCOPE_INTERNAL: u8 = 0;
@@ -116,8 +119,10 @@ abi_struct! {
         pub flags: u32 = 16,
         /// The list in [`SOURCE_RANGES`] whose clients may open connections (`loadBalancerSourceRanges`); 0: all may.
         pub source_list: u32 = 20,
-        /// Zero (the Maglev table is to come).
-        pub reserved: [u32; 2] = 24,
+        /// First row of the table in [`MAGLEV`].
+        pub maglev_base: u32 = 24,
+        /// Entries of that table; 0: there is none, and backends are chosen at random.
+        pub maglev_size: u32 = 28,
     }
 }
 
@@ -139,6 +144,17 @@ abi_struct! {
         pub reserved: u8 = 19,
         /// Names one (address, port, protocol) in the whole node; never 0.
         pub id: u32 = 20,
+    }
+}
+
+/// Entries of a [`MaglevRow`].
+pub const MAGLEV_ROW: u32 = 32;
+
+abi_struct! {
+    /// A piece of a Maglev table: a cache line, as an array's values are at least 8 bytes apart.
+    pub struct MaglevRow: 64 {
+        /// Positions in the slice.
+        pub entries: [u16; 32] = 0,
     }
 }
 

@@ -99,7 +99,10 @@ fn open_service(skb: Skb, work: &mut Work, service: &Service, config: &Config, n
     if !service::admits(service, tuple.src) {
         return settle(Err(DropReason::SourceNotInRanges));
     }
-    let backend = if service.backend_count == 0 { None } else { service::choose(service, tuple.src, seconds(now)) };
+    let backend = match service.backend_count {
+        0 => None,
+        _ => service::choose_outside(service, &tuple, work.packet.ip.proto, seconds(now)),
+    };
     let Some(backend) = backend else {
         if service.flags & SERVICE_DROP_IF_EMPTY != 0 {
             return settle(Err(DropReason::NoEndpoints));

@@ -8,7 +8,7 @@ use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentPorts}
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{Endpoint, PodNetns};
 use strake_abi::flow::{Counter, DropReason, EventKind};
-use strake_abi::service::{Affinity, AffinityKey, Backend, MemberKey, Service, ServiceKey, ServiceKey6, SourceKey};
+use strake_abi::service::{Affinity, AffinityKey, Backend, MaglevRow, MemberKey, Service, ServiceKey, ServiceKey6, SourceKey};
 use strake_abi::sock::{SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6};
 use strake_abi::{Addr4, Addr6};
 
@@ -29,6 +29,8 @@ pub static MEMBERS: HashMap<MemberKey, Backend> = HashMap::with_max_entries(262_
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
 pub static SOURCE_RANGES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+#[map]
+pub static MAGLEV: Array<MaglevRow> = Array::with_max_entries(32_768, 0);
 
 #[map]
 pub static SOCK_FLOWS: LruHashMap<u64, SockFlow> = LruHashMap::with_max_entries(65_536, 0);

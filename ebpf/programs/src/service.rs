@@ -4,15 +4,17 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::maps::lpm_trie::Key;
 use strake_abi::config::Config;
+use strake_abi::conntrack::Tuple4;
 use strake_abi::endpoint::NODE_LOCAL;
 use strake_abi::flow::{Counter, DropReason};
 use strake_abi::service::{
-    Affinity, AffinityKey, Backend, MemberKey, SCOPE_INTERNAL, Service, ServiceKey, ServiceKey6, SourceKey,
+    Affinity, AffinityKey, Backend, MAGLEV_ROW, MemberKey, SCOPE_INTERNAL, Service, ServiceKey,
+    ServiceKey6, SourceKey,
 };
 use strake_abi::{Addr4, Addr6, Port};
-use strake_logic::choose;
+use strake_logic::{choose, maglev};
 
-use crate::maps::{AFFINITY, BACKENDS, MEMBERS, NODES, NODES_V6, SERVICES, SERVICES_V6, SOURCE_RANGES, get};
+use crate::maps::{AFFINITY, BACKENDS, MAGLEV, MEMBERS, NODES, NODES_V6, SERVICES, SERVICES_V6, SOURCE_RANGES, get};
 use crate::report::count;
 
 /// A length of addresses, for reading backends, whose rows have room for both.
@@ -114,20 +116,51 @@ pub fn choose(service: &Service, client: Addr4, now_s: u32) -> Option<Target<Add
 /// The same for a Service of either family.
 #[inline(always)]
 pub fn choose_wide<A: Wide>(service: &Service, client: Addr4, now_s: u32) -> Option<Target<A>> {
-    if service.affinity_timeout_s != 0 {
-        return sticky(service, client, now_s);
-    }
-    any(service)
+    choose_at(service, client, choose::index(random(), service.backend_count), now_s)
 }
 
+/// A backend for a new flow from outside: where the Service has a Maglev table, the one that every node chooses for it.
 #[inline(always)]
-fn any<A: Wide>(service: &Service) -> Option<Target<A>> {
-    let index = service.backend_base.wrapping_add(choose::index(random(), service.backend_count));
-    BACKENDS.get(index).map(Target::of).filter(|b| b.id != 0)
+pub fn choose_outside(service: &Service, tuple: &Tuple4, proto: u8, now_s: u32) -> Option<Target<Addr4>> {
+    let position = if service.maglev_size == 0 {
+        choose::index(random(), service.backend_count)
+    } else {
+        consistent(service, tuple, proto)
+    };
+    choose_at(service, tuple.src, position, now_s)
 }
 
 #[inline(never)]
-fn sticky<A: Wide>(service: &Service, client: Addr4, now_s: u32) -> Option<Target<A>> {
+fn consistent(service: &Service, tuple: &Tuple4, proto: u8) -> u32 {
+    let (client, vip) = (tuple.src.into(), tuple.dst.into());
+    position(service, maglev::Flow { client, vip, sport: tuple.sport, dport: tuple.dport, proto })
+}
+
+/// The position in the slice that the table has for a flow, of either family.
+#[inline(always)]
+pub fn position(service: &Service, flow: maglev::Flow) -> u32 {
+    let entry = maglev::entry(&flow.at(service), service.maglev_size);
+    let row = MAGLEV.get(service.maglev_base.wrapping_add(entry / MAGLEV_ROW));
+    let found = row.map_or(0, |row| u32::from(row.entries[(entry % MAGLEV_ROW) as usize]));
+    // A table says no such thing of its slice; whatever it says, the choice stays within.
+    if found < service.backend_count { found } else { 0 }
+}
+
+#[inline(always)]
+fn choose_at<A: Wide>(service: &Service, client: Addr4, position: u32, now_s: u32) -> Option<Target<A>> {
+    if service.affinity_timeout_s != 0 {
+        return sticky(service, client, position, now_s);
+    }
+    at(service, position)
+}
+
+#[inline(always)]
+fn at<A: Wide>(service: &Service, position: u32) -> Option<Target<A>> {
+    BACKENDS.get(service.backend_base.wrapping_add(position)).map(Target::of).filter(|b| b.id != 0)
+}
+
+#[inline(never)]
+fn sticky<A: Wide>(service: &Service, client: Addr4, position: u32, now_s: u32) -> Option<Target<A>> {
     let key = AffinityKey { client, service_id: service.id };
     if let Some(row) = AFFINITY.get_ptr_mut(&key) {
         // SAFETY: see `maps::get`; both fields are words.
@@ -141,7 +174,7 @@ fn sticky<A: Wide>(service: &Service, client: Addr4, now_s: u32) -> Option<Targe
             count(Counter::BackendReplaced);
         }
     }
-    let backend: Target<A> = any(service)?;
+    let backend: Target<A> = at(service, position)?;
     // If the map has no room the connection is served all the same; only its stickiness is lost.
     let _ = AFFINITY.insert(&key, &Affinity { backend_id: backend.id, last_used_s: now_s }, u64::from(BPF_ANY));
     Some(backend)

@@ -48,6 +48,7 @@ impl Compiler<'_> {
             affinity_timeout_s: 0,
             backends: vec![target],
             lingering: Vec::new(),
+            maglev: false,
         });
         // Packets from the network have an IPv4 path only.
         let scopes = if family == Family::V4 { &[SCOPE_INTERNAL, SCOPE_EXTERNAL][..] } else { &[SCOPE_INTERNAL] };

@@ -33,9 +33,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr4, Port};
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey6};
-use strake_state::{Pod, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
+use strake_state::{LB_ALGORITHM, Pod, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
 
-use crate::config::Config;
+use crate::config::{Config, LbAlgorithm};
 use crate::desired::{Desired, Frontend, Set, Warning, key_order};
 
 pub(crate) use dns::service_name;
@@ -145,6 +145,7 @@ struct Sets<'a> {
     port: &'a ServicePort,
     /// Of its LoadBalancer IPs.
     sources: Sources,
+    algorithm: LbAlgorithm,
     cluster: Option<usize>,
     local: Option<usize>,
 }
@@ -165,6 +166,7 @@ impl Compiler<'_> {
         if !is_dns && !service.other_proxy && self.config.services {
             self.desired.cluster_ips.extend(service.cluster_ips.iter().filter_map(v4).map(Addr4::from));
             self.warn_of_families(&object, service);
+            let algorithm = self.algorithm(&object, service);
             let sources = Family::ALL.map(|family| self.sources(&object, service, family));
             for port in &service.ports {
                 if port.protocol == Protocol::Sctp {
@@ -173,7 +175,8 @@ impl Compiler<'_> {
                 }
                 for (family, sources) in Family::ALL.into_iter().zip(sources).filter(|(f, _)| f.serves(service)) {
                     let selection = endpoints::select(self.world, &self.node, service, port, family);
-                    let mut sets = Sets { family, selection, service, port, sources, cluster: None, local: None };
+                    let mut sets =
+                        Sets { family, selection, service, port, sources, algorithm, cluster: None, local: None };
                     self.port(&object, &mut sets);
                     first_set = first_set.or(sets.cluster).or(sets.local);
                 }
@@ -277,6 +280,9 @@ impl Compiler<'_> {
             None => None,
         };
         let set = self.set(policy, sets);
+        if key.scope == SCOPE_EXTERNAL && sets.algorithm == LbAlgorithm::Maglev {
+            self.desired.sets[set].maglev = true;
+        }
         let drop_if_empty = policy == TrafficPolicy::Local && sets.selection.anywhere;
         let sources = if kind == FrontendKind::LoadBalancer { sets.sources } else { Sources::default() };
         let flags = flags | sources.flags | if drop_if_empty { SERVICE_DROP_IF_EMPTY } else { 0 };
@@ -316,8 +322,18 @@ impl Compiler<'_> {
                 affinity_timeout_s,
                 backends: chosen.backends.clone(),
                 lingering: if lingers { chosen.lingering.clone() } else { Vec::new() },
+                maglev: false,
             });
             self.desired.sets.len() - 1
+        })
+    }
+
+    fn algorithm(&mut self, object: &str, service: &Service) -> LbAlgorithm {
+        let Some(asked) = &service.lb_algorithm else { return self.config.lb_algorithm };
+        asked.parse().unwrap_or_else(|error| {
+            let default = self.config.lb_algorithm;
+            self.warn(object, format!("annotation {LB_ALGORITHM}: {error}; it is served as {}", default.as_str()));
+            default
         })
     }
 

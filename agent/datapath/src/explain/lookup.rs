@@ -8,11 +8,12 @@ use strake_abi::config::Config;
 use strake_abi::conntrack::{CONNTRACK, Conntrack, ConntrackKey, FlowState, Tuple4};
 use strake_abi::endpoint::{NODE_LOCAL, NODES, NODES_V6};
 use strake_abi::service::{
-    AFFINITY, Affinity, AffinityKey, BACKEND_LOCAL, BACKENDS, Backend, MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY,
-    SERVICE_NO_SOCKET, SOURCE_RANGES, Service, ServiceKey6,
+    AFFINITY, Affinity, AffinityKey, BACKEND_LOCAL, BACKENDS, Backend, MAGLEV, MAGLEV_ROW, MEMBERS, MemberKey,
+    SERVICE_DROP_IF_EMPTY, SERVICE_NO_SOCKET, SOURCE_RANGES, Service, ServiceKey6,
 };
 use strake_logic::choose::is_fresh;
 use strake_logic::flow::is_live;
+use strake_logic::maglev::{self, Flow};
 
 use super::{Candidate, Lookup};
 use crate::View;
@@ -91,6 +92,9 @@ impl<'a> Lookups<'a> {
         if row.source_list != 0 {
             text += &format!(", for clients on source list {}", row.source_list);
         }
+        if row.maglev_size > 0 {
+            text += &format!(", {} entries from {MAGLEV}[{}]", row.maglev_size, row.maglev_base);
+        }
         if row.flags & SERVICE_DROP_IF_EMPTY != 0 {
             text += ", traffic policy Local";
         }
@@ -136,11 +140,13 @@ impl<'a> Lookups<'a> {
         Ok(held_by.is_some())
     }
 
-    /// The backend of a new connection; `client` is none when its address cannot be known here. No backend: none.
+    /// The backend of a new connection; `client` is none when its address cannot be known here, and the client's port 0 in
+    /// what comes `from_outside` when that is not known. No backend: none.
     pub fn choose(
         &self,
         row: Service,
         client: Option<Addr4>,
+        from_outside: Option<Flow>,
         told: &mut Vec<Lookup>,
     ) -> Result<Option<Choice>, MapsError> {
         if row.backend_count == 0 {
@@ -154,6 +160,13 @@ impl<'a> Lookups<'a> {
             return Ok(Some(Choice { service, backends: vec![self.candidate(&backend)], how }));
         }
         let slice = self.view.slice(&row)?;
+        if let Some(flow) = from_outside.filter(|flow| flow.sport.get() != 0 || row.affinity_timeout_s > 0)
+            && row.maglev_size > 0
+            && let Some(backend) = self.by_table(&row, &flow.at(&row), &slice, told)?
+        {
+            let how = "the one that every node's Maglev table has for this client".to_owned();
+            return Ok(Some(Choice { service, backends: vec![self.candidate(&backend)], how }));
+        }
         let backends: Vec<Candidate> = slice.iter().map(|backend| self.candidate(backend)).collect();
         let end = row.backend_base.saturating_add(row.backend_count);
         let mut named: Vec<String> = backends.iter().take(NAMED).map(name).collect();
@@ -163,10 +176,27 @@ impl<'a> Lookups<'a> {
         told.push(Lookup { entry: format!("{BACKENDS}[{}..{end}]", row.backend_base), value: Some(named.join(", ")) });
         let how = match (backends.len(), row.affinity_timeout_s) {
             (1, _) => "there is no other".to_owned(),
+            _ if row.maglev_size > 0 => "by Maglev, the same on every node for each port of the client".to_owned(),
             (_, 0) => "drawn by lot, each as likely".to_owned(),
             (_, seconds) => format!("drawn by lot, and kept for this client until unused for {seconds} s"),
         };
         Ok(Some(Choice { service, backends, how }))
+    }
+
+    fn by_table(
+        &self,
+        row: &Service,
+        flow: &Flow,
+        slice: &[Backend],
+        told: &mut Vec<Lookup>,
+    ) -> Result<Option<Backend>, MapsError> {
+        let entry = maglev::entry(flow, row.maglev_size);
+        let (index, lane) = (row.maglev_base.saturating_add(entry / MAGLEV_ROW), (entry % MAGLEV_ROW) as usize);
+        let position = self.view.maps.table_row(index)?.entries[lane];
+        let backend = slice.get(usize::from(position)).copied();
+        let value = backend.map(|b| format!("entry {entry} of {}: {}", row.maglev_size, name(&self.candidate(&b))));
+        told.push(Lookup { entry: format!("{MAGLEV}[{index}]"), value });
+        Ok(backend)
     }
 
     fn remembered(&self, row: &Service, client: Addr4, told: &mut Vec<Lookup>) -> Result<Option<Backend>, MapsError> {

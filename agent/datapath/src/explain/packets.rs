@@ -11,6 +11,7 @@ use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP};
 use strake_abi::flow::DropReason;
 use strake_abi::proto;
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, Service, ServiceKey6};
+use strake_logic::maglev::Flow;
 
 use super::lookup::Choice;
 use super::{Candidate, Client, End, Fate, Lookup, Walk};
@@ -74,7 +75,7 @@ impl Walk<'_> {
             if row.source_list != 0 && !self.lookups.is_on_list(&row, self.source(), &mut told)? {
                 return Ok(self.not_in_ranges(HOOK, sees, told));
             }
-            let Some(choice) = self.lookups.choose(row, self.source4(), &mut told)? else {
+            let Some(choice) = self.lookups.choose(row, self.source4(), None, &mut told)? else {
                 return Ok(self.nobody(HOOK, sees, told, &row));
             };
             return self.from_pod_chosen(sees, told, choice);
@@ -317,7 +318,14 @@ impl Walk<'_> {
         if row.source_list != 0 && !self.lookups.is_on_list(&row, self.source(), &mut told)? {
             return Ok(self.not_in_ranges(&hook, sees, told));
         }
-        let Some(choice) = self.lookups.choose(row, self.source4(), &mut told)? else {
+        let flow = Flow {
+            client: self.source().into(),
+            vip: to.ip().into(),
+            sport: Port::new(self.question.source_port.unwrap_or(0)),
+            dport: Port::new(to.port()),
+            proto: protocol,
+        };
+        let Some(choice) = self.lookups.choose(row, self.source4(), Some(flow), &mut told)? else {
             return Ok(self.nobody(&hook, sees, told, &row));
         };
         let (first, last) = (config.snat_port_min, config.snat_port_max);

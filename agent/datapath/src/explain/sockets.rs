@@ -76,7 +76,7 @@ impl Walk<'_> {
             self.step(&hook, sees, told, outcome.clone());
             return Ok(Hooked::Refused(End::refused(Fate::Rejected, DropReason::SourceNotInRanges, outcome)));
         }
-        if let Some(choice) = self.lookups.choose(row, client, &mut told)? {
+        if let Some(choice) = self.lookups.choose(row, client, None, &mut told)? {
             let memory = if protocol == proto::UDP {
                 "; an unconnected socket that sent there before keeps its backend while that is a member"
             } else {

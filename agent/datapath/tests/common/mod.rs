@@ -10,13 +10,22 @@ use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6};
-use strake_datapath::{Contents, Maps, ShowKey, SourceRange, key_order, table};
+use strake_abi::service::{Backend, MAGLEV_ROW, MaglevRow, MemberKey, Service, ServiceKey6};
+use strake_datapath::{Contents, MapSizes, Maps, ShowKey, SourceRange, key_order, table};
 
 pub const SLOTS: u32 = 512;
+const ROWS: u32 = 1024;
 
-/// What a reader of one frontend gets: flags, affinity, the backends of the slice, and the ranges of clients, if any.
-pub type Resolution = Option<(u32, u32, Vec<(Addr6, Port)>, Option<Vec<IpNetwork>>)>;
+/// The room there is.
+pub fn sizes() -> MapSizes {
+    MapSizes { backends: SLOTS, maglev: ROWS, ..MapSizes::default() }
+}
+
+/// Samples of a Maglev table: its size, and who has every 97th entry.
+pub type Table = (u32, Vec<(Addr6, Port)>);
+
+/// What a reader of one frontend gets: flags, affinity, the backends of the slice, the ranges of clients, and the table.
+pub type Resolution = Option<(u32, u32, Vec<(Addr6, Port)>, Option<Vec<IpNetwork>>, Option<Table>)>;
 
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -26,6 +35,7 @@ pub struct Model {
     pub backends: Vec<Backend>,
     pub members: HashMap<MemberKey, Backend>,
     pub sources: HashSet<SourceRange>,
+    pub tables: Vec<MaglevRow>,
     pub nodes: HashMap<Addr6, u32>,
     pub names: HashMap<DnsKey, DnsName>,
 }
@@ -39,6 +49,7 @@ impl Default for Model {
             backends: vec![Backend::default(); SLOTS as usize],
             members: HashMap::new(),
             sources: HashSet::new(),
+            tables: vec![MaglevRow::default(); ROWS as usize],
             nodes: HashMap::new(),
             names: HashMap::new(),
         }
@@ -53,7 +64,13 @@ impl Model {
 
     pub fn resolve(&self, key: &ServiceKey6) -> Resolution {
         let service = self.services.get(key)?;
-        Some((service.flags, service.affinity_timeout_s, self.slice(service), self.ranges(service)))
+        Some((
+            service.flags,
+            service.affinity_timeout_s,
+            self.slice(service),
+            self.ranges(service),
+            self.table(service),
+        ))
     }
 
     /// The ranges that a Service admits, None for all.
@@ -62,6 +79,18 @@ impl Model {
         let mut ranges: Vec<_> = rows.map(|row| row.network().unwrap()).collect();
         ranges.sort();
         (service.source_list != 0).then_some(ranges)
+    }
+
+    /// The table of a Service, None if it chooses at random.
+    pub fn table(&self, service: &Service) -> Option<Table> {
+        let entry = |entry: u32| {
+            let row = self.tables[(service.maglev_base + entry / MAGLEV_ROW) as usize];
+            let position = u32::from(row.entries[(entry % MAGLEV_ROW) as usize]);
+            let backend = self.backends[(service.backend_base + position) as usize];
+            (backend.addr, backend.port)
+        };
+        let entries = (0..service.maglev_size).step_by(97).map(entry).collect();
+        (service.maglev_size != 0).then_some((service.maglev_size, entries))
     }
 
     pub fn contents(&self) -> Contents {
@@ -88,7 +117,11 @@ impl Model {
                 0 => String::new(),
                 seconds => format!(" affinity {seconds} s"),
             };
-            let _ = writeln!(out, "{} {}{affinity}{flags}", table(key), ShowKey(key));
+            let maglev = match service.maglev_size {
+                0 => String::new(),
+                size => format!(" maglev {size}"),
+            };
+            let _ = writeln!(out, "{} {}{affinity}{maglev}{flags}", table(key), ShowKey(key));
             let slots = service.backend_base as usize..(service.backend_base + service.backend_count) as usize;
             for backend in &self.backends[slots] {
                 let _ = writeln!(out, "  -> {}{}", end(backend), backend_flags(backend.flags));
@@ -206,6 +239,11 @@ impl Maps for Model {
 
     fn write_slice(&mut self, base: u32, backends: &[Backend]) -> Result<(), Infallible> {
         self.backends[base as usize..base as usize + backends.len()].copy_from_slice(backends);
+        Ok(())
+    }
+
+    fn write_table(&mut self, base: u32, rows: &[MaglevRow]) -> Result<(), Infallible> {
+        self.tables[base as usize..base as usize + rows.len()].copy_from_slice(rows);
         Ok(())
     }
 
