@@ -21,7 +21,9 @@ fn main() {
         ["dns", rest @ ..] => dns::run(Scale::of(rest)),
         ["scale", rest @ ..] => scale::run(Scale::of(rest)),
         _ => {
-            eprintln!("usage: strake-bench proxy|dns|scale [--quick] [--services N,N] [--measures crr,connect,rr,stream,mix]");
+            eprintln!(
+                "usage: strake-bench proxy|dns|scale [--quick] [--services N,N] [--measures crr,connect,rr,stream,mix]"
+            );
             2
         }
     };

@@ -27,7 +27,7 @@ pub fn run(scale: Scale) -> i32 {
     let mut stream = Samples::default();
     let mut cache = cache_of(&values);
     let rules = peers::nftables(&all, NODE_IP);
-    for _ in 0..scale.rounds.div_ceil(8) {
+    for _ in 0..scale.rounds.div_ceil(4) {
         let mut ours = lab();
         ours.start();
         let started = Instant::now();
@@ -35,12 +35,12 @@ pub fn run(scale: Scale) -> i32 {
         cold.block(vec![started.elapsed()]);
         one.block((0..scale.block / 20).map(|step| one_more(&mut cache, &ours, step)).collect());
         stream.block((0..scale.block / 20).map(|step| churn(&mut cache, &ours, step)).collect());
-
-        let peer = lab();
-        if let Some(took) = nft(&peer, &rules) {
-            cold_nft.block(vec![took]);
-            one_nft.block((0..scale.block / 20).filter_map(|step| nft(&peer, &addition(step))).collect());
-        }
+    }
+    // Once: this is a matter of minutes.
+    let peer = lab();
+    if let Some(took) = nft(&peer, &rules) {
+        cold_nft.block(vec![took]);
+        one_nft.block((0..6).filter_map(|step| nft(&peer, &addition(step))).collect());
     }
     let mut report = Report::default();
     for (what, ours, theirs) in [
