@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use ipnetwork::Ipv4Network;
 pub use strake_datapath::LbAlgorithm;
 
+use strake_state::Sandboxes;
+
 use crate::proxy::Listen;
 
 /// The parts of a node that can be left out, each for its stock counterpart.
@@ -77,6 +79,8 @@ pub struct Config {
     pub components: BTreeSet<Component>,
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
+    /// Runtimes whose Pods the socket hooks leave alone.
+    pub sandboxes: Sandboxes,
     /// Where the proxy component tells how it is doing.
     pub listen: Listen,
     /// A CRI runtime that is there already; none: the agent starts a containerd of its own.

@@ -32,3 +32,4 @@ pub use error::Error;
 pub use proxy::Listen;
 pub use run::run;
 pub use standalone::{Standalone, run as run_standalone};
+pub use strake_state::Sandboxes;

@@ -106,6 +106,7 @@ fn datapath_config(config: &Config) -> strake_datapath::Config {
     datapath.cluster_dns = config.cluster_dns;
     datapath.cluster_domain.clone_from(&config.cluster_domain);
     datapath.pod_gateway = GATEWAY;
+    datapath.sandboxes.clone_from(&config.sandboxes);
     datapath.services = config.has(Component::Proxy);
     datapath.masquerade = config.has(Component::Network);
     datapath.host_ports = config.has(Component::Network);

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
 use strake_datapath::{Datapath, LbAlgorithm};
-use strake_state::Scope;
+use strake_state::{Sandboxes, Scope};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,8 @@ pub struct Standalone {
     pub cluster_cidr: Ipv4Network,
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
+    /// Runtimes whose sockets are not this kernel's; their Pods are named in the status.
+    pub sandboxes: Sandboxes,
     pub listen: Listen,
 }
 
@@ -80,6 +82,7 @@ fn datapath(config: &Standalone) -> strake_datapath::Config {
     datapath.cluster_cidr = config.cluster_cidr;
     // kube-proxy knows no Service range either: an address of no Service is somebody else's to judge.
     datapath.service_cidr = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
+    datapath.sandboxes.clone_from(&config.sandboxes);
     datapath.masquerade = false;
     datapath.host_ports = false;
     datapath.dns = false;

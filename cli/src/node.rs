@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnetwork::Ipv4Network;
-use strake_agent::{Component, Config, Join, LbAlgorithm, Listen, Standalone};
+use strake_agent::{Component, Config, Join, LbAlgorithm, Listen, Sandboxes, Standalone};
 
 #[derive(clap::Args, Clone)]
 pub struct NodeArgs {
@@ -52,6 +52,10 @@ pub struct NodeArgs {
     /// random, or by maglev, the same on every node
     #[arg(long, default_value = "random", value_name = "random|maglev")]
     lb_algorithm: LbAlgorithm,
+    /// Handlers of RuntimeClasses whose Pods have sockets of their own, `*` for anything: the socket hooks leave these Pods
+    /// alone, and their packets are served instead; empty: none
+    #[arg(long, value_delimiter = ',', default_value = Sandboxes::USUAL)]
+    sandboxed_runtimes: Vec<String>,
     /// Where the proxy answers /healthz and /livez; empty: nowhere
     #[arg(long, default_value = "0.0.0.0:10256", value_parser = |text: &str| bind_address(text, 10256))]
     healthz_bind_address: BindAddress,
@@ -85,6 +89,10 @@ impl NodeArgs {
     /// The parts to run.
     pub fn components(&self) -> BTreeSet<Component> {
         self.components.iter().copied().collect()
+    }
+
+    fn sandboxes(&self) -> Sandboxes {
+        Sandboxes::new(self.sandboxed_runtimes.iter().map(String::as_str))
     }
 
     fn listen(&self) -> Listen {
@@ -122,6 +130,7 @@ impl NodeArgs {
             service_cidr: self.service_cidr,
             components: self.components(),
             lb_algorithm: self.lb_algorithm,
+            sandboxes: self.sandboxes(),
             listen: self.listen(),
             container_runtime: self
                 .container_runtime_endpoint
@@ -143,6 +152,7 @@ impl NodeArgs {
             bpf_root: self.bpf_root.clone(),
             cluster_cidr: self.cluster_cidr,
             lb_algorithm: self.lb_algorithm,
+            sandboxes: self.sandboxes(),
             listen: self.listen(),
         })
     }

@@ -83,3 +83,40 @@ fn an_engineer_sees_connections_backends_and_services_by_name_and_forgets_connec
     assert!(cluster.strake(&nobody).refusal().contains("no Pod default/nobody"));
     assert!(!cluster.strake(&["service", "trace"]).ok());
 }
+
+const SANDBOXED: &str = r#"
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: sandboxed}
+handler: runc
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: sandboxed}
+spec:
+  runtimeClassName: sandboxed
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: c, image: "strake.io/demo:1", args: [sleep]}
+"#;
+
+/// The handler is the one that every containerd has, and the agent is told that it has sockets of its own.
+#[test]
+fn a_pod_of_a_sandboxed_runtime_is_served_by_its_packets_without_being_told_to() {
+    let cluster = Cluster::start_nodes("sandbox", 1, &[], &["--sandboxed-runtimes", "kata*,run*"]);
+    deploy_web(&cluster);
+    cluster.apply(SANDBOXED).text();
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/sandboxed", "--timeout=60s"]).text();
+    let spread = cluster.demo("sandboxed", &["call", "http://web", "-n", "60"]);
+    assert_eq!(spread.text().lines().count(), 3, "{spread}");
+    let why = "runtime class sandboxed, whose handler runc has sockets of its own";
+    let status = cluster.strake(&["status"]);
+    let line = status.text().lines().find(|line| line.contains("pod=default/sandboxed"));
+    let line = line.unwrap_or_else(|| panic!("{status}"));
+    assert!(line.contains("socket_hooks=false") && line.contains(why), "{line}");
+    let other = status.text().lines().find(|line| line.contains("pod=default/client")).unwrap();
+    assert!(other.contains("socket_hooks=true"), "{other}");
+    let vip = cluster.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]).text().to_owned();
+    let told = cluster.strake(&["service", "trace", "--from", "default/sandboxed", "--to", &format!("{vip}:80")]);
+    assert!(told.text().contains(why) && told.text().contains("2. from_pod"), "{told}");
+}

@@ -319,9 +319,10 @@ fn a_proxy_with_kube_proxys_rights_serves_somebody_elses_cluster() {
 
     health_check_node_port(&cluster, room);
 
-    // Nothing was asked that kube-proxy may not have, but for the two kinds that may be missing, once each.
+    // Nothing was asked that kube-proxy may not have, but for the three kinds that may be missing, once each.
     let denied = proxy.log().lines().filter(|l| l.contains("denies list or watch")).count();
-    assert_eq!((denied, proxy.log().matches("forbidden").count()), (2, 2), "{}", proxy.log());
+    assert_eq!((denied, proxy.log().matches("forbidden").count()), (3, 3), "{}", proxy.log());
+    assert!(proxy.log().contains("told by the name of its runtime class"), "{}", proxy.log());
 
     proxy.stop();
     assert_eq!(from_node("web").0, "200", "a stopped proxy's Services are answered");

@@ -83,12 +83,22 @@ fn a_connection_through_a_service_is_told_on_either_path() {
     assert_eq!(told.backends.len(), 1, "{told}");
     assert!(told.to_string().contains("CONNTRACK[") && told.outcome.contains("exists"), "{told}");
 
+    let mut client = lab.in_pod(&hooked, &["tcp-long", &vip]);
+    assert_eq!(client.line(), "connected");
+    let answer = client.ask("");
+    let (name, peer) = answer.split_once(' ').unwrap();
+    let source_port = Some(peer.parse::<SocketAddr>().unwrap().port());
+    let question = Question { origin: pod("hooked"), source_port, to: vip.parse().unwrap(), protocol: TCP };
+    let told = datapath.explain(&question).unwrap();
+    assert_eq!(told.backends[0].who.pod, Some(format!("default/{name}")), "{told}");
+    assert_eq!((told.backends.len(), told.service.as_deref()), (1, Some("default/web:80")), "{told}");
+
     // A process of the node.
     let told = ask(&datapath, Origin::Node, &vip, TCP);
     assert_eq!(hooks(&told)[0], "sock_connect4", "{told}");
     assert_eq!((addresses(&told), told.source.as_deref()), (both.to_vec(), Some("192.0.2.1")), "{told}");
     // Asking chose nothing, and made nothing.
-    assert_eq!(datapath.status().unwrap().counters["sock_connect_translated"], 0);
+    assert_eq!(datapath.status().unwrap().counters["sock_connect_translated"], 1);
 }
 
 #[test]

@@ -64,6 +64,47 @@ fn a_pod_that_opted_out_of_the_socket_hooks_sees_the_same_services() {
 }
 
 #[test]
+fn a_pod_of_a_sandboxed_runtime_is_served_by_its_packets_as_soon_as_its_class_is_known() {
+    let _alone = alone();
+    let mut lab = lab();
+    let (client, web) = (lab.pod("client"), lab.pod("web"));
+    lab.runtime_class(&client, "safe");
+    lab.service("web", VIP, "TCP", 80, json!({}), &[(web.ip, 8080)]);
+    let datapath = lab.start();
+    if !datapath.features().netns_cookie {
+        return; // Below 5.14 no Pod can opt out.
+    }
+    let _server = lab.serve(&web, 8080);
+    let endpoint = || {
+        let status = datapath.status().unwrap();
+        let found = status.endpoints.into_iter().find(|endpoint| endpoint.pod == "default/client").unwrap();
+        (found.socket_hooks, found.opted_out.unwrap_or_default(), status.counters["sock_connect_translated"])
+    };
+    // Nothing is known of the class, and its name says nothing.
+    assert!(lab.in_pod(&client, &["tcp", &format!("{VIP}:80")]).line().starts_with("web "));
+    assert_eq!(endpoint(), (true, String::new(), 1));
+    lab.put(json!({"kind": "RuntimeClass", "metadata": {"name": "safe"}, "handler": "runsc"}));
+    lab.apply();
+    let answer = lab.in_pod(&client, &["tcp", &format!("{VIP}:80")]).line();
+    assert!(answer.starts_with(&format!("web {}:", client.ip)), "{answer}");
+    let why = "runtime class safe, whose handler runsc has sockets of its own";
+    assert_eq!(endpoint(), (false, why.into(), 1));
+    let question = strake_datapath::Question {
+        origin: strake_datapath::Origin::Pod(strake_state::ObjectName::new("default", "client")),
+        source_port: None,
+        to: format!("{VIP}:80").parse().unwrap(),
+        protocol: 6,
+    };
+    let told = datapath.explain(&question).unwrap().to_string();
+    assert!(told.contains(why), "{told}");
+    // An ordinary runtime under the same class name has the hooks again.
+    lab.put(json!({"kind": "RuntimeClass", "metadata": {"name": "safe"}, "handler": "crun"}));
+    lab.apply();
+    assert!(lab.in_pod(&client, &["tcp", &format!("{VIP}:80")]).line().starts_with("web "));
+    assert_eq!(endpoint(), (true, String::new(), 2));
+}
+
+#[test]
 fn a_pod_reaches_itself_through_its_service_on_both_paths() {
     let _alone = alone();
     let mut lab = lab();

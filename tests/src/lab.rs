@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::node::v1::RuntimeClass;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
@@ -274,6 +275,13 @@ impl Lab {
         self.put(pod_object(pod, true));
     }
 
+    /// The Pod runs in this class of runtime.
+    pub fn runtime_class(&mut self, pod: &LabPod, class: &str) {
+        let mut object = pod_object(pod, false);
+        object["spec"]["runtimeClassName"] = class.into();
+        self.put(object);
+    }
+
     /// Adds or replaces an object of the cluster, by kind and name; [`Lab::apply`] makes it effective.
     pub fn put(&mut self, object: Value) {
         let same =
@@ -503,6 +511,10 @@ pub fn change(object: &Value) -> Change {
         "Pod" => {
             let object: core::Pod = serde_json::from_value(object).unwrap();
             Change::Pod(name, object.extract().map(Arc::new))
+        }
+        "RuntimeClass" => {
+            let object: RuntimeClass = serde_json::from_value(object).unwrap();
+            Change::RuntimeClass(name.name, object.extract().map(Arc::new))
         }
         _ => {
             let object: core::Node = serde_json::from_value(object).unwrap();

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
+use strake_state::Sandboxes;
 
 /// How a node's datapath is set up. Paths and names are those of the network and mount namespace that the calling
 /// process is in.
@@ -39,6 +40,8 @@ pub struct Config {
     pub host_ports: bool,
     /// Answer Services. Without, their addresses are left alone for another proxy.
     pub services: bool,
+    /// Runtimes whose Pods the socket hooks leave alone: their sockets are not this kernel's.
+    pub sandboxes: Sandboxes,
     /// Answer Service names in the kernel.
     pub dns: bool,
     /// How backends are chosen for what comes from outside, where the Service does not say.
@@ -76,6 +79,7 @@ impl Config {
             masquerade: true,
             host_ports: true,
             services: true,
+            sandboxes: Sandboxes::default(),
             dns: true,
             lb_algorithm: LbAlgorithm::Random,
             events: true,

@@ -170,7 +170,7 @@ impl Datapath {
         let inner = &mut *self.inner.lock();
         let cookies = inner.loaded.features.netns_cookie;
         let (interface, ifindex) = (spec.interface.clone(), spec.ifindex);
-        let known = inner.endpoints.learn(spec, cookies, &inner.world, &inner.maps)?;
+        let known = inner.endpoints.learn(spec, cookies, &inner.world, &self.config.sandboxes, &inner.maps)?;
         inner.endpoints.write(known, &mut inner.maps)?;
         inner.loaded.attach_pod(&interface, ifindex)?;
         Ok(())
@@ -224,7 +224,8 @@ impl Datapath {
             set_retval: features.set_retval,
             netns_cookie: features.netns_cookie,
             uplink: self.config.uplink.clone(),
-            sockets: Some(self.config.cgroup_root.display().to_string()),
+            sockets: self.config.cgroup_root.display().to_string(),
+            sandboxes: self.config.sandboxes.clone(),
         };
         explain(&self.open_view()?, &self.maps_folder(), &host, question)
     }
@@ -285,6 +286,7 @@ impl Datapath {
             ip: known.spec.ip,
             interface: known.spec.interface.clone(),
             socket_hooks: !known.no_socket || !cookies,
+            opted_out: inner.world.socket_opt_out(&known.spec.pod, &self.config.sandboxes).map(|why| why.to_string()),
         });
         let warnings = inner.desired.warnings.iter();
         let drops = maps.drops()?;
@@ -370,7 +372,7 @@ impl Inner {
         };
         let planned = started.elapsed();
 
-        self.endpoints.follow(world, &mut self.maps)?;
+        self.endpoints.follow(world, &config.sandboxes, &mut self.maps)?;
         // From here on a failure leaves `installed` empty, so that the next apply reads the maps back.
         plan::apply(&plan, &mut self.maps)?;
         let retired = Instant::now();

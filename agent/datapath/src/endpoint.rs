@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns};
 use strake_abi::addr::Addr4;
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, Endpoint, PodNetns};
-use strake_state::{ObjectName, World};
+use strake_state::{ObjectName, Sandboxes, World};
 
 use crate::features::own_netns_cookie;
 use crate::maps::{KernelMaps, MapsError};
@@ -80,6 +80,7 @@ impl Endpoints {
         spec: EndpointSpec,
         cookies: bool,
         world: &World,
+        sandboxes: &Sandboxes,
         maps: &KernelMaps,
     ) -> Result<Known, EndpointError> {
         let found = nix::net::if_::if_nametoindex(spec.interface.as_str());
@@ -110,7 +111,7 @@ impl Endpoints {
         // Before the first snapshot after a restart, what was decided for this Pod stays decided.
         let no_socket = match maps.endpoints.get(&spec.ifindex)? {
             Some(row) if !world.synced && row.ip == spec.ip.into() => row.flags & ENDPOINT_NO_SOCKET != 0,
-            _ => world.socket_lb_disabled(&spec.pod),
+            _ => world.socket_opt_out(&spec.pod, sandboxes).is_some(),
         };
         Ok(Known { spec, cookie, id, no_socket })
     }
@@ -156,12 +157,12 @@ impl Endpoints {
         Ok(stale.len())
     }
 
-    /// Follows the opt-out annotations.
-    pub fn follow(&mut self, world: &World, maps: &mut KernelMaps) -> Result<(), MapsError> {
+    /// Follows the opt-outs: annotations, and runtimes.
+    pub fn follow(&mut self, world: &World, sandboxes: &Sandboxes, maps: &mut KernelMaps) -> Result<(), MapsError> {
         let changed: Vec<Known> = self
             .known
             .values()
-            .filter(|known| world.socket_lb_disabled(&known.spec.pod) != known.no_socket)
+            .filter(|known| world.socket_opt_out(&known.spec.pod, sandboxes).is_some() != known.no_socket)
             .map(|known| Known { no_socket: !known.no_socket, ..known.clone() })
             .collect();
         changed.into_iter().try_for_each(|known| self.write(known, maps))

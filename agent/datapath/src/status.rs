@@ -57,6 +57,8 @@ pub struct EndpointStatus {
     pub interface: String,
     /// False when the Pod opted out: the packet path serves it.
     pub socket_hooks: bool,
+    /// Why, in words.
+    pub opted_out: Option<String>,
 }
 
 /// Everything.

@@ -182,6 +182,7 @@ mod tests {
             ips: vec!["10.244.0.5".parse().unwrap()],
             host_network: false,
             finished: false,
+            runtime_class: None,
             socket_lb_disabled: false,
             host_ports: Vec::new(),
             owner: Some("web-rs".into()),

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::world::{
-    EndpointSlice, Kind, Namespace, Node, ObjectName, Pod, Service, SlicesByService, Source, SourceState, World,
+    EndpointSlice, Kind, Namespace, Node, ObjectName, Pod, RuntimeClass, Service, SlicesByService, Source, SourceState,
+    World,
 };
 
 /// One object, or one step of a kind's watch.
@@ -24,6 +25,7 @@ pub enum Change {
     Node(Box<str>, Option<Arc<Node>>),
     Pod(ObjectName, Option<Arc<Pod>>),
     Namespace(Box<str>, Option<Arc<Namespace>>),
+    RuntimeClass(Box<str>, Option<Arc<RuntimeClass>>),
     /// The watch of a kind is denied or cut off.
     Trouble(Kind, SourceState),
 }
@@ -82,6 +84,7 @@ pub struct Cache {
     nodes: Table<Box<str>, Node>,
     pods: Table<ObjectName, Pod>,
     namespaces: Table<Box<str>, Namespace>,
+    runtime_classes: Table<Box<str>, RuntimeClass>,
     sources: Vec<Source>,
     generation: u64,
     // Derived, kept until their source changes.
@@ -106,6 +109,7 @@ impl Cache {
                     Kind::Node => self.nodes.init(),
                     Kind::Pod => self.pods.init(),
                     Kind::Namespace => self.namespaces.init(),
+                    Kind::RuntimeClass => self.runtime_classes.init(),
                 }
                 false
             }
@@ -122,6 +126,7 @@ impl Cache {
                         self.pods_dirty = true;
                     }
                     Kind::Namespace => self.namespaces.done(),
+                    Kind::RuntimeClass => self.runtime_classes.done(),
                 }
                 let source = self.source(kind);
                 source.listed = true;
@@ -155,6 +160,10 @@ impl Cache {
                 self.recovered(Kind::Namespace);
                 self.namespaces.put(key, value)
             }
+            Change::RuntimeClass(key, value) => {
+                self.recovered(Kind::RuntimeClass);
+                self.runtime_classes.put(key, value)
+            }
             Change::Trouble(kind, state) => {
                 let source = self.source(kind);
                 let changed = source.state != state;
@@ -182,6 +191,7 @@ impl Cache {
             pods: self.pods.live.clone(),
             pods_by_ip: self.pods_by_ip.clone(),
             namespaces: self.namespaces.live.clone(),
+            runtime_classes: self.runtime_classes.live.clone(),
             sources: self.sources.clone(),
         }
     }

@@ -8,12 +8,13 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::node::v1 as node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tracing::warn;
 
 use crate::world::{
-    Endpoint, EndpointPort, EndpointSlice, HostPort, Namespace, Node, ObjectName, Pod, Protocol, Service, ServicePort,
-    ServiceType, SessionAffinity, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, HostPort, Namespace, Node, ObjectName, Pod, Protocol, RuntimeClass, Service,
+    ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
 
 /// On a Pod or a Namespace, `disabled` keeps the socket hooks away from it; the per-packet path serves it instead.
@@ -309,6 +310,7 @@ impl Extract for core::Pod {
             ips,
             host_network: spec.host_network.unwrap_or(false),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
+            runtime_class: spec.runtime_class_name.as_deref().filter(|class| !class.is_empty()).map(Into::into),
             socket_lb_disabled: opted_out(meta),
             host_ports: host_ports.collect(),
             owner: owner.map(|owner| owner.name.as_str().into()),
@@ -321,5 +323,13 @@ impl Extract for core::Namespace {
 
     fn extract(&self) -> Option<Namespace> {
         Some(Namespace { name: self.metadata.name.as_deref()?.into(), socket_lb_disabled: opted_out(&self.metadata) })
+    }
+}
+
+impl Extract for node::RuntimeClass {
+    type Kept = RuntimeClass;
+
+    fn extract(&self) -> Option<RuntimeClass> {
+        Some(RuntimeClass { name: self.metadata.name.as_deref()?.into(), handler: self.handler.as_str().into() })
     }
 }

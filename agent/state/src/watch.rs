@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::node::v1 as node;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
@@ -91,8 +92,11 @@ async fn run(client: Client, selectors: Selectors, mut cache: Cache, sender: &wa
         follow::<core::Pod>(&client, Kind::Pod, selectors.others.clone(), |key, kept| {
             Change::Pod(key, kept.map(Arc::new))
         }),
-        follow::<core::Namespace>(&client, Kind::Namespace, selectors.others, |key, kept| {
+        follow::<core::Namespace>(&client, Kind::Namespace, selectors.others.clone(), |key, kept| {
             Change::Namespace(key.name, kept.map(Arc::new))
+        }),
+        follow::<node::RuntimeClass>(&client, Kind::RuntimeClass, selectors.others, |key, kept| {
+            Change::RuntimeClass(key.name, kept.map(Arc::new))
         }),
     ]);
     let mut was_synced = false;
@@ -183,7 +187,7 @@ impl Patient {
         match &change {
             Change::Trouble(kind, SourceState::Denied { message }) => {
                 if self.refusals == 0 {
-                    let without = if kind.required() { "nothing is programmed" } else { "flows lack names" };
+                    let without = kind.without();
                     warn!(resource = kind.resource(), why = message, without, "the API server denies list or watch");
                 }
                 self.refusals += 1;
@@ -214,8 +218,9 @@ fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
     }
 }
 
+/// It will not have it the next time either: forbidden, or a resource that this API server does not know.
 fn denied(error: &watcher::Error) -> bool {
-    status(error).is_some_and(|status| status.code == 403)
+    status(error).is_some_and(|status| matches!(status.code, 403 | 404))
 }
 
 /// The server's own words where there are any.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::{OptOut, Sandboxes};
+
 /// Namespace and name of an object; shown as `namespace/name`. Cluster-scoped kinds are keyed by a plain name instead.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectName {
@@ -195,7 +197,9 @@ pub struct Pod {
     pub host_network: bool,
     /// Phase is Succeeded or Failed: its addresses may belong to another Pod already.
     pub finished: bool,
-    /// The Pod's own `strake.io/socket-lb: disabled`; see [`World::socket_lb_disabled`] for the effective value.
+    /// `runtimeClassName`: which container runtime, if not the node's usual one.
+    pub runtime_class: Option<Box<str>>,
+    /// The Pod's own `strake.io/socket-lb: disabled`; see [`World::socket_opt_out`] for all that counts.
     pub socket_lb_disabled: bool,
     pub host_ports: Vec<HostPort>,
     /// Name of the controlling owner (ReplicaSet, DaemonSet, ...), to group flows by workload.
@@ -208,6 +212,14 @@ pub struct Namespace {
     pub socket_lb_disabled: bool,
 }
 
+/// A container runtime to choose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeClass {
+    pub name: Box<str>,
+    /// What the node's runtime knows it by.
+    pub handler: Box<str>,
+}
+
 /// The watched kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
@@ -216,14 +228,27 @@ pub enum Kind {
     Node,
     Pod,
     Namespace,
+    RuntimeClass,
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Service, Self::EndpointSlice, Self::Node, Self::Pod, Self::Namespace];
+    pub const ALL: [Self; 6] =
+        [Self::Service, Self::EndpointSlice, Self::Node, Self::Pod, Self::Namespace, Self::RuntimeClass];
 
     /// Without it nothing may be programmed. The others only make flows readable and carry opt-outs.
     pub fn required(self) -> bool {
         matches!(self, Self::Service | Self::EndpointSlice | Self::Node)
+    }
+
+    /// What lacks where it may not be followed.
+    pub(crate) fn without(self) -> &'static str {
+        match self {
+            Self::Service | Self::EndpointSlice | Self::Node => "nothing is programmed",
+            Self::Pod | Self::Namespace => "flows lack names",
+            Self::RuntimeClass => {
+                "a sandboxed Pod is told by the name of its runtime class, not by the class's handler"
+            }
+        }
     }
 
     /// The resource's plural, as in RBAC rules.
@@ -234,6 +259,7 @@ impl Kind {
             Self::Node => "nodes",
             Self::Pod => "pods",
             Self::Namespace => "namespaces",
+            Self::RuntimeClass => "runtimeclasses",
         }
     }
 }
@@ -245,7 +271,7 @@ pub enum SourceState {
     Listing,
     /// Listed once; the watch follows.
     Synced,
-    /// The API server refuses (403). Retried with backoff; optional kinds do not hold up `synced`.
+    /// The API server refuses (403), or does not know the resource (404). Retried with backoff; optional kinds do not hold up `synced`.
     Denied { message: String },
     /// Cut off; what was known stays in the snapshot. Retried with backoff.
     Failing { message: String },
@@ -280,6 +306,7 @@ pub struct World {
     /// Running Pods with an address of their own (not host-network).
     pub pods_by_ip: Arc<HashMap<IpAddr, Arc<Pod>>>,
     pub namespaces: Arc<BTreeMap<Box<str>, Arc<Namespace>>>,
+    pub runtime_classes: Arc<BTreeMap<Box<str>, Arc<RuntimeClass>>>,
     pub sources: Vec<Source>,
 }
 
@@ -294,10 +321,25 @@ impl World {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
-    /// Whether the Pod or its namespace says `strake.io/socket-lb: disabled`. Unknown Pods are not opted out.
-    pub fn socket_lb_disabled(&self, pod: &ObjectName) -> bool {
-        self.pods.get(pod).is_some_and(|pod| pod.socket_lb_disabled)
-            || self.namespaces.get(&pod.namespace).is_some_and(|namespace| namespace.socket_lb_disabled)
+    /// Whether the Pod or its namespace says `strake.io/socket-lb: disabled`.
+    pub fn socket_lb_disabled(&self, name: &ObjectName) -> bool {
+        self.pods.get(name).is_some_and(|pod| pod.socket_lb_disabled)
+            || self.namespaces.get(&name.namespace).is_some_and(|namespace| namespace.socket_lb_disabled)
+    }
+
+    /// Why the socket hooks leave this Pod alone, if they do. An unknown Pod has its namespace's word only.
+    pub fn socket_opt_out(&self, name: &ObjectName, sandboxes: &Sandboxes) -> Option<OptOut> {
+        let pod = self.pods.get(name);
+        if pod.is_some_and(|pod| pod.socket_lb_disabled) {
+            return Some(OptOut::Pod);
+        }
+        if self.namespaces.get(&name.namespace).is_some_and(|namespace| namespace.socket_lb_disabled) {
+            return Some(OptOut::Namespace);
+        }
+        let class = pod?.runtime_class.as_ref()?;
+        // Of a class that may not be read the name is known; most have the handler's.
+        let handler = self.runtime_classes.get(class).map_or(class, |known| &known.handler);
+        sandboxes.holds(handler).then(|| OptOut::Runtime { class: class.clone(), handler: handler.clone() })
     }
 
     /// The node that has this address.

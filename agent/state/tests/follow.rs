@@ -14,7 +14,11 @@ use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
 fn list(kind: &str, items: Value) -> (u16, String) {
-    let version = if kind == "EndpointSlice" { "discovery.k8s.io/v1" } else { "v1" };
+    let version = match kind {
+        "EndpointSlice" => "discovery.k8s.io/v1",
+        "RuntimeClass" => "node.k8s.io/v1",
+        _ => "v1",
+    };
     let body = json!({
         "kind": format!("{kind}List"), "apiVersion": version, "metadata": {"resourceVersion": "5"}, "items": items,
     });
@@ -67,6 +71,7 @@ fn quiet(path: &str) -> (u16, String) {
         "endpointslices" => list("EndpointSlice", json!([])),
         "nodes" => list("Node", json!([{"metadata": {"name": "n1"}}])),
         "pods" => list("Pod", json!([])),
+        "runtimeclasses" => list("RuntimeClass", json!([{"metadata": {"name": "sandboxed"}, "handler": "runsc"}])),
         _ => list("Namespace", json!([])),
     }
 }
@@ -74,7 +79,7 @@ fn quiet(path: &str) -> (u16, String) {
 #[tokio::test]
 async fn an_agent_with_the_rights_of_kube_proxy_works_without_pods_and_says_so() {
     let client = client(|path, watches, _| match (path, watches) {
-        ("/api/v1/pods" | "/api/v1/namespaces", _) => refusal(403, "Forbidden"),
+        ("/api/v1/pods" | "/api/v1/namespaces" | "/apis/node.k8s.io/v1/runtimeclasses", _) => refusal(403, "Forbidden"),
         (_, true) => (0, String::new()),
         (path, false) => quiet(path),
     });
@@ -87,7 +92,7 @@ async fn an_agent_with_the_rights_of_kube_proxy_works_without_pods_and_says_so()
         .filter(|source| matches!(&source.state, SourceState::Denied { message } if message.contains("Forbidden")))
         .map(|source| source.kind.resource())
         .collect();
-    assert_eq!(denied, ["pods", "namespaces"]);
+    assert_eq!(denied, ["pods", "namespaces", "runtimeclasses"]);
 }
 
 #[tokio::test]
@@ -104,6 +109,7 @@ async fn a_server_that_fails_first_is_asked_again_and_nothing_is_synced_before()
     assert!(!failing.await.synced);
     let world = until(&mut worlds, "a synced world", |world| world.synced).await;
     assert_eq!(world.services.len(), 1);
+    assert_eq!(&*world.runtime_classes["sandboxed"].handler, "runsc");
 }
 
 #[tokio::test]

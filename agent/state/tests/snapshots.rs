@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use serde_json::json;
 use strake_state::{
-    Cache, Change, Extract, Kind, ObjectName, Protocol, ServiceType, SessionAffinity, SourceState, TrafficPolicy,
+    Cache, Change, Extract, Kind, ObjectName, OptOut, Protocol, Sandboxes, ServiceType, SessionAffinity, SourceState,
+    TrafficPolicy,
 };
 
 fn service(value: serde_json::Value) -> Option<strake_state::Service> {
@@ -104,7 +105,7 @@ fn a_slice_of_no_service_or_of_names_is_left_out() {
 #[test]
 fn nothing_is_synced_before_every_required_kind_was_listed() {
     let mut cache = Cache::new("n1");
-    complete(&mut cache, &[Kind::Service, Kind::EndpointSlice, Kind::Pod, Kind::Namespace]);
+    complete(&mut cache, &[Kind::Service, Kind::EndpointSlice, Kind::Pod, Kind::Namespace, Kind::RuntimeClass]);
     assert!(!cache.snapshot().synced);
     complete(&mut cache, &[Kind::Node]);
     assert!(cache.snapshot().synced);
@@ -113,7 +114,7 @@ fn nothing_is_synced_before_every_required_kind_was_listed() {
 #[test]
 fn a_denied_optional_kind_degrades_but_does_not_hold_up_the_sync() {
     let mut cache = Cache::new("n1");
-    complete(&mut cache, &[Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Namespace]);
+    complete(&mut cache, &[Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Namespace, Kind::RuntimeClass]);
     assert!(!cache.snapshot().synced);
     let denied = SourceState::Denied { message: "pods is forbidden".into() };
     cache.apply(Change::Trouble(Kind::Pod, denied.clone()));
@@ -122,7 +123,7 @@ fn a_denied_optional_kind_degrades_but_does_not_hold_up_the_sync() {
     assert!(world.sources.iter().any(|source| source.kind == Kind::Pod && source.state == denied));
     // A required kind that is denied does hold it up.
     let mut cache = Cache::new("n1");
-    complete(&mut cache, &[Kind::Service, Kind::Node, Kind::Namespace, Kind::Pod]);
+    complete(&mut cache, &[Kind::Service, Kind::Node, Kind::Namespace, Kind::Pod, Kind::RuntimeClass]);
     cache.apply(Change::Trouble(Kind::EndpointSlice, denied));
     assert!(!cache.snapshot().synced);
 }
@@ -169,4 +170,39 @@ fn an_unchanged_object_makes_no_new_snapshot() {
     complete(&mut cache, &Kind::ALL);
     assert!(cache.apply(plain("web")));
     assert!(!cache.apply(plain("web")));
+}
+
+#[test]
+fn a_pod_of_a_sandboxed_runtime_is_opted_out_by_the_handler_of_its_class() {
+    let mut cache = Cache::new("n1");
+    complete(&mut cache, &Kind::ALL);
+    let name = |name: &str| ObjectName::new("a", name);
+    let pod = |of: &str, class: Option<&str>| {
+        let object = json!({
+            "metadata": {"namespace": "a", "name": of}, "spec": {"runtimeClassName": class, "containers": []},
+        });
+        Change::Pod(name(of), serde_json::from_value::<core::Pod>(object).unwrap().extract().map(Arc::new))
+    };
+    let class = |of: &str, handler: &str| {
+        let object = json!({"metadata": {"name": of}, "handler": handler});
+        let class: k8s_openapi::api::node::v1::RuntimeClass = serde_json::from_value(object).unwrap();
+        Change::RuntimeClass(of.into(), class.extract().map(Arc::new))
+    };
+    for change in [pod("safe", Some("safe")), pod("fast", Some("fast")), pod("plain", None), pod("kata", Some("kata"))]
+    {
+        cache.apply(change);
+    }
+    let sandboxes = Sandboxes::default();
+    let opted_out = |cache: &mut Cache, of: &str| cache.snapshot().socket_opt_out(&name(of), &sandboxes);
+    assert_eq!(opted_out(&mut cache, "safe"), None, "its class is not known, and its name says nothing");
+    cache.apply(class("safe", "runsc"));
+    cache.apply(class("fast", "crun"));
+    let runtime = |class: &str, handler: &str| Some(OptOut::Runtime { class: class.into(), handler: handler.into() });
+    assert_eq!(opted_out(&mut cache, "safe"), runtime("safe", "runsc"));
+    assert_eq!(opted_out(&mut cache, "fast"), None);
+    assert_eq!(opted_out(&mut cache, "plain"), None);
+    assert_eq!(opted_out(&mut cache, "kata"), runtime("kata", "kata"), "a class that may not be read");
+    cache.apply(class("kata", "runc"));
+    assert_eq!(opted_out(&mut cache, "kata"), None, "the handler counts, not the name");
+    assert_eq!(cache.snapshot().socket_opt_out(&name("safe"), &Sandboxes::new([""])), None);
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use strake_abi::addr::Port;
 use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SCOPE_INTERNAL, ServiceKey6};
-use strake_state::{HostPort, Pod, Protocol};
+use strake_state::{HostPort, OptOut, Pod, Protocol};
 
 use super::{Compiler, Family, FrontendKind};
 use crate::desired::{Frontend, Set, ShowKey, Target};
@@ -16,7 +16,7 @@ impl Compiler<'_> {
     /// The Pods' network is ours, and so are their hostPorts: under another CNI plugin that one sees to them.
     pub(super) fn host_ports(&mut self) {
         if !self.config.host_ports {
-            return;
+            return self.unserved_sandboxes();
         }
         let here = |pod: &&Pod| pod.node.as_deref() == Some(&*self.node.name) && !pod.finished && !pod.host_network;
         let world = self.world;
@@ -30,6 +30,24 @@ impl Compiler<'_> {
                 for family in Family::ALL {
                     self.host_port(pod, port, family);
                 }
+            }
+        }
+    }
+
+    /// Under another plugin: names the Pods that nobody serves, if the agent may read Pods at all. Their runtime's sockets are
+    /// not this kernel's, so that no hook sees them, and no program of ours is at their interfaces.
+    fn unserved_sandboxes(&mut self) {
+        if !self.config.services {
+            return;
+        }
+        let (world, node) = (self.world, self.node.name.clone());
+        for pod in world.pods.values().filter(|pod| pod.node.as_ref() == Some(&node) && !pod.finished) {
+            if let Some(OptOut::Runtime { class, handler }) = world.socket_opt_out(&pod.name, &self.config.sandboxes) {
+                let message = format!(
+                    "reaches no Service through this agent: its runtime class {class} (handler {handler}) has sockets of \
+                     its own, and its packets pass an interface of another plugin"
+                );
+                self.warn(&pod.name.to_string(), message);
             }
         }
     }

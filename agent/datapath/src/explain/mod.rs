@@ -17,7 +17,7 @@ use serde::Serialize;
 use strake_abi::addr::Addr4;
 use strake_abi::endpoint::{Endpoint, NODE_LOCAL};
 use strake_abi::flow::DropReason;
-use strake_state::{Kind, ObjectName, SourceState};
+use strake_state::{Kind, ObjectName, Sandboxes, SourceState};
 
 use crate::conntrack::protocol_name;
 use crate::maps::MapsError;
@@ -149,7 +149,8 @@ pub struct Host {
     /// Name of the uplink, if there is one.
     pub uplink: Option<String>,
     /// What the socket hooks are attached to.
-    pub sockets: Option<String>,
+    pub sockets: String,
+    pub sandboxes: Sandboxes,
 }
 
 /// Who opens the connection, as the maps have it.
@@ -336,7 +337,7 @@ impl fmt::Display for Explanation {
             writeln!(f, "             {} {who}{node}", backend.address)?;
         }
         if let (Some(source), Some(why)) = (&self.source, &self.source_why) {
-            writeln!(f, "source       {source}: {why}")?;
+            writeln!(f, "source     {source} ({why})")?;
         }
         Ok(())
     }

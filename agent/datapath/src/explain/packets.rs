@@ -131,7 +131,7 @@ impl Walk<'_> {
     }
 
     /// A connection that is known keeps what was decided when it began.
-    fn goes_on(&mut self, hook: &str, sees: String, told: Vec<Lookup>, row: &Conntrack) -> Result<End, MapsError> {
+    pub fn goes_on(&mut self, hook: &str, sees: String, told: Vec<Lookup>, row: &Conntrack) -> Result<End, MapsError> {
         let (source, destination) = (end_of(row.to.src, row.to.sport), end_of(row.to.dst, row.to.dport));
         self.step(hook, sees, told, format!("the connection exists: it goes on to {destination}, from {source}"));
         let names = &self.lookups.view.names;

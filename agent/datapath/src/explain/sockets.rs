@@ -1,8 +1,9 @@
 //! The socket hooks: connect() and sendto() of Pods and of the node. As in `ebpf/programs/src/sock.rs`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use strake_abi::addr::Addr4;
+use strake_abi::conntrack::BORDER_POD;
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, PODS_BY_NETNS};
 use strake_abi::flow::DropReason;
 use strake_abi::proto;
@@ -44,7 +45,7 @@ impl Walk<'_> {
         } else {
             (format!("sock_connect{family}, sock_sendmsg{family}"), "connect() or sendto()")
         };
-        let Some(place) = self.host.sockets.clone() else { return Ok(Hooked::Left) };
+        let place = &self.host.sockets;
         let sees = format!("{call} to {to} by a process below {place}");
         let mut told = Vec::new();
         let Some(row) = self.lookups.find(to, protocol, SCOPE_INTERNAL, &mut told)? else {
@@ -137,26 +138,38 @@ impl Walk<'_> {
     }
 
     fn why_opted_out(&self, name: Option<&str>) -> String {
-        let object = name.and_then(|name| name.split_once('/')).map(|(ns, n)| strake_state::ObjectName::new(ns, n));
-        let world = &self.lookups.view.names.world;
-        match object {
-            Some(pod) if world.pods.get(&pod).is_some_and(|pod| pod.socket_lb_disabled) => {
-                "strake.io/socket-lb: disabled on the Pod".into()
-            }
-            Some(_) => "strake.io/socket-lb: disabled on its namespace".into(),
-            None => "strake.io/socket-lb: disabled".into(),
-        }
+        let pod = name.and_then(|name| name.split_once('/')).map(|(ns, n)| strake_state::ObjectName::new(ns, n));
+        let why = pod.and_then(|pod| self.lookups.view.names.world.socket_opt_out(&pod, &self.host.sandboxes));
+        why.map_or_else(|| "as an earlier snapshot of the cluster had it".into(), |why| why.to_string())
     }
 
     /// The packets of a socket that was given a backend carry that backend.
     fn translated(&mut self, choice: Choice) -> Result<End, MapsError> {
         let to = self.question.to;
+        if let Some(end) = self.tracked(&choice)? {
+            return Ok(end);
+        }
         let end = self.deliver(&choice.backends)?;
         let outcome = match &choice.backends[..] {
             [one] => format!("{to} is {}: {}", one.address, choice.how),
             many => format!("{to} is one of {} backends: {}", many.len(), choice.how),
         };
         Ok(End { outcome, service: Some(choice.service), backends: choice.backends, ..end })
+    }
+
+    /// The connection with the source port that was given, if from_pod tracks it with one of the backends.
+    fn tracked(&mut self, choice: &Choice) -> Result<Option<End>, MapsError> {
+        let (Client::Pod { .. }, Some(port)) = (&self.client, self.question.source_port) else { return Ok(None) };
+        let source = SocketAddr::new(self.source(), port);
+        for backend in &choice.backends {
+            let mut told = Vec::new();
+            let ends = (source, backend.address);
+            if let Some(row) = self.lookups.connection(BORDER_POD, self.question.protocol, ends, &mut told)? {
+                let sees = format!("{source} -> {}", backend.address);
+                return self.goes_on("from_pod", sees, told, &row).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// The address that the packets start with.
