@@ -12,16 +12,17 @@ use crate::service::{At, said};
 
 const FLUSH: &str = "\
 What becomes of a connection that is forgotten while it lives:
-  through a Service, by packets (a Pod that opted out of the socket hooks, or has none)
-      its next packet chooses a backend anew; a TCP connection goes on if that is the same one (the only one, or the
-      one of ClientIP affinity) and is reset by any other. A UDP flow goes on with whichever it is
+  through a Service, by packets (of a Pod that the socket hooks leave alone)
+      Its next packet chooses a backend anew. A TCP connection goes on if that is the same one
+      (the only one, or the one of ClientIP affinity), and any other resets it. A UDP flow goes
+      on with whichever it is.
   through a Service, from outside the cluster
-      TCP is reset by the node; the next UDP datagram chooses a backend anew
+      TCP is reset by the node; the next UDP datagram chooses a backend anew.
   out of the cluster, masqueraded
-      TCP hangs until its ends give up: its packets leave with the Pod's own address; UDP and ICMP begin anew with
-      another port
+      TCP hangs until its ends give up, as its packets leave with the Pod's own address; UDP and
+      ICMP begin anew, with another port.
   any other, and what a socket hook translated
-      it goes on, and is no longer tracked: its end is not among the flows";
+      It goes on and is no longer tracked: its end is not among the flows.";
 
 #[derive(clap::Subcommand)]
 pub enum Command {

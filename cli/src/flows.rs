@@ -11,8 +11,8 @@ use crate::output::Format;
 
 /// Where reasons are explained; a test holds that table to the datapath's enum.
 const REASONS: &str = "\
-A refused flow ends with its reason, e.g. no_endpoints. docs/drops.md says of each what it means, what usually causes it
-and what to do.";
+A refused flow ends with its reason, e.g. no_endpoints. docs/drops.md says what each means,
+what usually causes it and what to do.";
 
 #[derive(clap::Args)]
 #[command(after_help = REASONS)]

@@ -21,7 +21,38 @@ fn help_names_every_command_and_fits_a_terminal() {
 fn completion_knows_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let script = String::from_utf8(strake(&["completion", shell]).stdout).unwrap();
-        assert!(script.contains("flows"), "{shell}");
+        for word in ["flows", "conntrack", "flush", "backend", "from-outside", "established", "sandboxed-runtimes"] {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
+    }
+}
+
+#[test]
+fn help_says_what_a_flush_does_where_reasons_are_explained_and_fits_a_terminal() {
+    for (command, says) in [
+        (&["conntrack", "flush", "--help"][..], "chooses a backend anew"),
+        (&["flows", "--help"], "docs/drops.md"),
+        (&["service", "trace", "--help"], "--from default/client --to"),
+        (&["backend", "list", "--help"], "lingering"),
+    ] {
+        let help = String::from_utf8(strake(command).stdout).unwrap();
+        assert!(help.contains(says), "{command:?}:\n{help}");
+        assert!(help.lines().all(|line| line.len() <= 100), "{command:?}:\n{help}");
+    }
+}
+
+#[test]
+fn a_question_that_is_only_half_asked_is_refused() {
+    for command in [
+        &["service", "trace"][..],
+        &["service", "trace", "--to", "10.96.0.1:443"],
+        &["service", "trace", "default/web", "--from", "default/client", "--to", "10.96.0.1:443"],
+        &["conntrack", "list", "--port", "0"],
+        &["conntrack", "list", "--state", "open"],
+    ] {
+        let output = strake(command);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
     }
 }
 

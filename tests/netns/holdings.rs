@@ -63,7 +63,9 @@ fn a_backend_is_listed_once_with_its_condition_and_the_services_that_lead_to_it(
     assert_eq!(row(format!("{}:5514", leaving.ip), "TCP").condition, Condition::Terminating);
     assert_eq!(row(format!("{}:5514", web.ip), "UDP").condition, Condition::Ready);
     assert_eq!(services(row(format!("{}:9090", web.ip), "TCP")), ["default/web:9090 (hostPort)"]);
-    assert_eq!(backends(&datapath, Some("web")).len(), 2);
+    let of_web = backends(&datapath, Some("web"));
+    assert_eq!(of_web.len(), 2);
+    assert!(of_web.iter().any(|row| services(row) == ["default/also:81", "default/web:80"]), "{of_web:#?}");
 
     // The maps say so, not the snapshot: a row that somebody took away is missing, and said to be.
     let path = strake_datapath::maps_folder(&lab.config().bpf_root).join(strake_abi::service::SERVICES);
@@ -79,6 +81,7 @@ fn a_backend_is_listed_once_with_its_condition_and_the_services_that_lead_to_it(
     };
     map.remove(&key).unwrap();
     assert_eq!(backends(&datapath, Some("web")), []);
+    assert!(backends(&datapath, None).iter().all(|row| !services(row).contains(&"default/web:80".to_owned())));
     let rows = frontends(&datapath);
     let missing = rows.iter().find(|row| row.name == "web" && row.kind == "ClusterIP").unwrap();
     assert!(missing.outcome.contains("not programmed") && missing.id == 0, "{missing:?}");

@@ -57,7 +57,7 @@ struct Found {
 }
 
 impl View {
-    /// The backends of all Services, or of one; ordered by address.
+    /// The backends of all Services, or of one (with the others that use them); ordered by address.
     pub fn backends(&self, service: Option<&ObjectName>) -> Result<Vec<BackendRow>, MapsError> {
         let wanted = |id: u32| {
             service.is_none_or(|name| self.names.owner(id).is_some_and(|owner| owner.service() == Some(name)))
@@ -72,18 +72,19 @@ impl View {
         };
         for (key, row) in self.services()? {
             // Frontends of one id have one slice.
-            if protocols.insert(row.id, key.proto).is_none() && wanted(row.id) {
+            if protocols.insert(row.id, key.proto).is_none() {
                 for backend in self.slice(&row)? {
                     note(backend, key.proto, true, row.id);
                 }
             }
         }
         for (key, backend) in self.maps.members.all()? {
-            if let Some(protocol) = protocols.get(&key.service_id).filter(|_| wanted(key.service_id)) {
+            if let Some(protocol) = protocols.get(&key.service_id) {
                 note(backend, *protocol, false, key.service_id);
             }
         }
-        let mut rows: Vec<BackendRow> = found.into_values().map(|found| self.backend_row(&found)).collect();
+        let found = found.into_values().filter(|found| found.users.iter().any(|id| wanted(*id)));
+        let mut rows: Vec<BackendRow> = found.map(|found| self.backend_row(&found)).collect();
         rows.sort_by(|a, b| (a.address, &a.protocol).cmp(&(b.address, &b.protocol)));
         Ok(rows)
     }

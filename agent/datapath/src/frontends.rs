@@ -21,9 +21,12 @@ use crate::view::View;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Addresses {
+    #[serde(rename = "clusterIPs")]
     pub cluster_ips: Vec<IpAddr>,
     pub node_ports: Vec<u16>,
+    #[serde(rename = "loadBalancerIPs")]
     pub load_balancer_ips: Vec<IpAddr>,
+    #[serde(rename = "externalIPs")]
     pub external_ips: Vec<IpAddr>,
 }
 
