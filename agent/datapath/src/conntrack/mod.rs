@@ -3,25 +3,29 @@
 //! Reads the map a thousand rows at a time and hands each connection on at once, so that a full map costs no more memory
 //! than an empty one. Holds no lock. May not know: who asks.
 
+mod rows;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Serialize;
+use strake_abi::addr::Addr6;
 use strake_abi::config::Config as AbiConfig;
 use strake_abi::conntrack::{
-    BORDER_POD, CONNTRACK, CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_HAIRPIN, CT_QUIET, CT_REDIRECT, CT_SNAT, CT_SOCKET,
-    CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_REPLY, FlowState, Tuple4,
+    BORDER_POD, CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_HAIRPIN, CT_QUIET, CT_REDIRECT, CT_SNAT, CT_SOCKET, CT_TRANSLATED,
+    DIRECTION_REPLY, FlowState,
 };
 use strake_abi::proto;
-use strake_abi::sock::{SOCK_FLOWS, SockFlow};
+use strake_abi::sock::{SOCK_FLOWS, SOCK_FLOWS_V6, SockFlow, SockFlow6};
 use strake_logic::flow::is_live;
 use strake_state::{ObjectName, SourceState};
 
 use crate::maps::{MapsError, Rows};
 use crate::names::{Names, Who};
 use crate::sys::Cursor;
+use rows::{Family, Side, Tuple, V4};
 
 /// Rows a step of the walk.
 const STEP: usize = 1024;
@@ -101,39 +105,8 @@ pub struct Flushed {
     pub rows: u64,
 }
 
-/// Source and destination, of either family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Tuple {
-    src: SocketAddr,
-    dst: SocketAddr,
-}
-
-impl Tuple {
-    fn mirror(self) -> Self {
-        Self { src: self.dst, dst: self.src }
-    }
-}
-
-impl From<Tuple4> for Tuple {
-    fn from(tuple: Tuple4) -> Self {
-        let end =
-            |addr: strake_abi::Addr4, port: strake_abi::Port| SocketAddr::new(IpAddr::V4(addr.into()), port.get());
-        Self { src: end(tuple.src, tuple.sport), dst: end(tuple.dst, tuple.dport) }
-    }
-}
-
-/// What of a row does not depend on the family.
-#[derive(Clone, Copy)]
-struct Side {
-    key: Tuple,
-    to: Tuple,
-    row: Conntrack,
-}
-
 /// Both rows of a flow, of which one may be missing: the map forgets the oldest rows when it is full.
 struct Pair {
-    border: u8,
-    protocol: u8,
     original: Option<Side>,
     reply: Option<Side>,
 }
@@ -155,8 +128,17 @@ impl Pair {
 
 /// The connections that are tracked, and who is who.
 pub struct Connections {
-    rows: Rows<ConntrackKey, Conntrack>,
+    v4: Table<V4>,
+    known: Known,
+}
+
+/// The rows of one family.
+struct Table<F: Family>(Rows<F::Key, F::Row>);
+
+/// What names a row.
+struct Known {
     sockets: Rows<u64, SockFlow>,
+    sockets_v6: Rows<u64, SockFlow6>,
     names: Names,
     config: AbiConfig,
 }
@@ -171,14 +153,101 @@ struct Wanted<'a> {
 impl Connections {
     /// Opens the maps pinned in the folder `pins`.
     pub(crate) fn open(pins: &Path, names: Names, config: AbiConfig) -> Result<Self, MapsError> {
-        Ok(Self { rows: Rows::open(pins, CONNTRACK)?, sockets: Rows::open(pins, SOCK_FLOWS)?, names, config })
+        let (sockets, sockets_v6) = (Rows::open(pins, SOCK_FLOWS)?, Rows::open(pins, SOCK_FLOWS_V6)?);
+        Ok(Self { v4: Table::open(pins)?, known: Known { sockets, sockets_v6, names, config } })
     }
 
     /// Whether the filter's names are known; ask before anything is listed or forgotten.
     pub fn check(&self, filter: &ConntrackFilter) -> Result<(), FilterError> {
-        self.wanted(filter).map(drop)
+        self.known.wanted(filter).map(drop)
     }
 
+    /// Hands each connection that the filter lets through to `each`, until that has enough.
+    pub fn list(
+        &self,
+        filter: &ConntrackFilter,
+        mut each: impl FnMut(Connection) -> ControlFlow<()>,
+    ) -> Result<(), ListError> {
+        self.v4.list(&self.known, filter, &mut each).map(drop)
+    }
+
+    /// Forgets each connection that the filter lets through; the next packet of one begins anew.
+    pub fn flush(&mut self, filter: &ConntrackFilter) -> Result<Flushed, ListError> {
+        let mut flushed = Flushed::default();
+        self.v4.flush(&self.known, filter, &mut flushed)?;
+        Ok(flushed)
+    }
+}
+
+impl<F: Family> Table<F> {
+    fn open(pins: &Path) -> Result<Self, MapsError> {
+        Rows::open(pins, F::MAP).map(Self)
+    }
+
+    fn list(
+        &self,
+        known: &Known,
+        filter: &ConntrackFilter,
+        each: &mut impl FnMut(Connection) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ListError> {
+        let wanted = known.wanted(filter)?;
+        let mut cursor = Cursor::new(STEP);
+        while let Some(rows) = self.0.step(&mut cursor)? {
+            let now = now_ns();
+            for (key, row) in rows {
+                if let Some((pair, _)) = self.pair(key, row)?
+                    && let Some(connection) = known.connection(&pair, now)?.filter(|c| wanted.admits(c, &pair))
+                    && each(connection).is_break()
+                {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The row of the answers goes first: a packet in between finds the other one as it was. The other way round it
+    /// would begin a flow whose answers' row is then taken away.
+    fn flush(&mut self, known: &Known, filter: &ConntrackFilter, flushed: &mut Flushed) -> Result<(), ListError> {
+        let wanted = known.wanted(filter)?;
+        let mut cursor = Cursor::new(STEP);
+        while let Some(rows) = self.0.step(&mut cursor)? {
+            let now = now_ns();
+            let mut doomed = Vec::new();
+            for (key, row) in rows {
+                if let Some((pair, keys)) = self.pair(key, row)?
+                    && known.connection(&pair, now)?.is_some_and(|c| wanted.admits(&c, &pair))
+                {
+                    flushed.connections += 1;
+                    doomed.extend(keys.into_iter().flatten());
+                }
+            }
+            flushed.rows += doomed.len() as u64;
+            self.0.remove(&doomed)?;
+        }
+        Ok(())
+    }
+
+    /// A row with its other direction, and the keys of both, that of the answers first. None for the row of the answers
+    /// of a flow whose first row is there, too: that one stands for both.
+    #[expect(clippy::type_complexity, reason = "a pair and its keys")]
+    fn pair(&self, key: F::Key, row: F::Row) -> Result<Option<(Pair, [Option<F::Key>; 2])>, MapsError> {
+        let side = F::side(&key, &row);
+        let peer_key = F::peer(&key, &row);
+        let peer = self.0.get(&peer_key)?.map(|peer| F::side(&peer_key, &peer));
+        let peer = peer.filter(|peer| peer.direction != side.direction);
+        Ok(if side.direction == DIRECTION_REPLY {
+            match peer {
+                Some(_) => None,
+                None => Some((Pair { original: None, reply: Some(side) }, [Some(key), None])),
+            }
+        } else {
+            Some((Pair { original: Some(side), reply: peer }, [peer.map(|_| peer_key), Some(key)]))
+        })
+    }
+}
+
+impl Known {
     fn wanted<'a>(&self, filter: &'a ConntrackFilter) -> Result<Wanted<'a>, FilterError> {
         let world = &self.names.world;
         let pod = match &filter.pod {
@@ -208,96 +277,28 @@ impl Connections {
         Ok(Wanted { filter, pod, service })
     }
 
-    /// Hands each connection that the filter lets through to `each`, until that has enough.
-    pub fn list(
-        &self,
-        filter: &ConntrackFilter,
-        mut each: impl FnMut(Connection) -> ControlFlow<()>,
-    ) -> Result<(), ListError> {
-        let wanted = self.wanted(filter)?;
-        let mut cursor = Cursor::new(STEP);
-        while let Some(rows) = self.rows.step(&mut cursor)? {
-            let now = now_ns();
-            for (key, row) in rows {
-                if let Some((pair, _)) = self.pair(key, row)?
-                    && let Some(connection) = self.connection(&pair, now)?.filter(|c| wanted.admits(c, &pair))
-                    && each(connection).is_break()
-                {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets each connection that the filter lets through; the next packet of one begins anew.
-    ///
-    /// The row of the answers goes first: a packet in between finds the other one as it was. The other way round it
-    /// would begin a flow whose answers' row is then taken away.
-    pub fn flush(&mut self, filter: &ConntrackFilter) -> Result<Flushed, ListError> {
-        let mut flushed = Flushed::default();
-        let mut cursor = Cursor::new(STEP);
-        while let Some(rows) = self.rows.step(&mut cursor)? {
-            let wanted = self.wanted(filter)?;
-            let now = now_ns();
-            let mut doomed = Vec::new();
-            for (key, row) in rows {
-                if let Some((pair, keys)) = self.pair(key, row)?
-                    && self.connection(&pair, now)?.is_some_and(|c| wanted.admits(&c, &pair))
-                {
-                    flushed.connections += 1;
-                    doomed.extend(keys.into_iter().flatten());
-                }
-            }
-            flushed.rows += doomed.len() as u64;
-            self.rows.remove(&doomed)?;
-        }
-        Ok(flushed)
-    }
-
-    /// A row with its other direction, and the keys of both, that of the answers first. None for the row of the answers
-    /// of a flow whose first row is there, too: that one stands for both.
-    #[expect(clippy::type_complexity, reason = "a pair and its keys")]
-    fn pair(&self, key: ConntrackKey, row: Conntrack) -> Result<Option<(Pair, [Option<ConntrackKey>; 2])>, MapsError> {
-        let side = |key: &ConntrackKey, row: Conntrack| Side { key: key.tuple.into(), to: row.to.into(), row };
-        let peer_key = ConntrackKey { tuple: row.to.mirror(), ..key };
-        let peer = self.rows.get(&peer_key)?.filter(|peer| peer.direction != row.direction);
-        let pair = |original, reply| Pair { border: key.border, protocol: key.proto, original, reply };
-        Ok(if row.direction == DIRECTION_REPLY {
-            match peer {
-                Some(_) => None,
-                None => Some((pair(None, Some(side(&key, row))), [Some(key), None])),
-            }
-        } else {
-            let reply = peer.map(|peer| side(&peer_key, peer));
-            let keys = [peer.map(|_| peer_key), Some(key)];
-            Some((pair(Some(side(&key, row)), reply), keys))
-        })
-    }
-
     fn connection(&self, pair: &Pair, now_ns: u64) -> Result<Option<Connection>, MapsError> {
-        let (Some((asked, reached)), Some(Side { row, .. })) = (pair.tuples(), pair.any()) else { return Ok(None) };
-        let of =
-            |side: &Option<Side>| side.as_ref().map_or((0, 0, 0), |s| (s.row.packets, s.row.bytes, s.row.last_seen_s));
+        let (Some((asked, reached)), Some(row)) = (pair.tuples(), pair.any()) else { return Ok(None) };
+        let of = |side: &Option<Side>| side.map_or((0, 0, 0), |s| (s.packets, s.bytes, s.last_seen_s));
         let ((packets, bytes, seen), (reply_packets, reply_bytes, reply_seen)) = (of(&pair.original), of(&pair.reply));
         let now_s = (now_ns / 1_000_000_000) as u32;
         let last_seen = seen.max(reply_seen);
         // Of what a socket hook translated, the packets show the backend alone.
-        let socket = if row.flags & CT_SOCKET != 0 { self.sockets.get(&row.cookie)? } else { None };
+        let socket = if row.flags & CT_SOCKET != 0 { self.asked_by_socket(row.cookie)? } else { None };
         let owner = self.names.owner(row.service_id);
         let frontend = match socket {
-            Some(socket) => Some(SocketAddr::new(IpAddr::V4(socket.vip.into()), socket.vip_port.get())),
+            Some(vip) => Some(vip),
             None => (asked.dst != reached.dst).then_some(asked.dst),
         };
         let mut flags = flag_words(pair);
-        if !is_live(&self.config, pair.protocol, row.state, last_seen, now_s, 0) {
+        if !is_live(&self.config, row.protocol, row.state, last_seen, now_s, 0) {
             flags.push("expired");
         }
         let end = |at: SocketAddr| End { ip: at.ip(), port: at.port(), who: self.names.who(at.ip()) };
         Ok(Some(Connection {
-            protocol: protocol_name(pair.protocol),
+            protocol: protocol_name(row.protocol),
             state: FlowState::from_u8(row.state).map_or("unknown", FlowState::as_str),
-            border: if pair.border == BORDER_POD { "pod" } else { "network" },
+            border: if row.border == BORDER_POD { "pod" } else { "network" },
             source: end(asked.src),
             frontend,
             service: owner.map(|owner| owner.name.to_string()),
@@ -316,6 +317,15 @@ impl Connections {
             ifindex: row.ifindex,
         }))
     }
+
+    /// The VIP that a connected socket asked for; it is in one of the two maps.
+    fn asked_by_socket(&self, cookie: u64) -> Result<Option<SocketAddr>, MapsError> {
+        if let Some(socket) = self.sockets.get(&cookie)? {
+            return Ok(Some(SocketAddr::new(Addr6::from(socket.vip).ip(), socket.vip_port.get())));
+        }
+        let socket = self.sockets_v6.get(&cookie)?;
+        Ok(socket.map(|socket| SocketAddr::new(socket.vip.ip(), socket.vip_port.get())))
+    }
 }
 
 impl Wanted<'_> {
@@ -326,7 +336,7 @@ impl Wanted<'_> {
             ends.into_iter().chain(*frontend).chain(*translated_source)
         };
         let ConntrackFilter { ip, port, protocol, state, .. } = self.filter;
-        protocol.is_none_or(|protocol| protocol == pair.protocol)
+        protocol.is_none_or(|protocol| pair.any().is_some_and(|side| side.protocol == protocol))
             && state.is_none_or(|state| state.as_str() == connection.state)
             && ip.is_none_or(|ip| places().any(|place| place.ip() == ip))
             && port.is_none_or(|port| places().any(|place| place.port() == port))
@@ -355,7 +365,7 @@ pub(crate) fn protocol_name(number: u8) -> String {
 }
 
 fn flag_words(pair: &Pair) -> Vec<&'static str> {
-    let flags = pair.any().map_or(0, |side| side.row.flags);
+    let flags = pair.any().map_or(0, |side| side.flags);
     let words = [
         (CT_TRANSLATED, "translated"),
         (CT_HAIRPIN, "hairpin"),
