@@ -3,7 +3,6 @@
 //!
 //! May not know: how a `Desired` is made or applied.
 
-use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
@@ -15,6 +14,7 @@ use strake_logic::dns::table::WireName;
 
 use crate::config::MapSizes;
 use crate::desired::{Desired, ShowKey, Target};
+use crate::hash::{HashMap, HashSet};
 
 /// Longest ClientIP affinity the API allows, in seconds.
 const AFFINITY_MAX_S: u32 = 86_400;
@@ -115,7 +115,7 @@ fn sets(desired: &Desired, violations: &mut Vec<Violation>) {
         if set.affinity_timeout_s > AFFINITY_MAX_S {
             violations.push(Violation::Affinity { owner: owner(), seconds: set.affinity_timeout_s });
         }
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::default();
         for list in [&set.backends, &set.lingering] {
             let mut last: Option<&Target> = None;
             for target in list {
@@ -158,7 +158,7 @@ fn is_reachable(ip: IpAddr) -> bool {
 }
 
 fn frontends(desired: &Desired, violations: &mut Vec<Violation>) {
-    let mut seen: HashSet<ServiceKey6> = HashSet::new();
+    let mut seen: HashSet<ServiceKey6> = HashSet::default();
     for frontend in &desired.frontends {
         let key = || ShowKey(&frontend.key).to_string();
         let ServiceKey6 { addr, port, proto, scope } = frontend.key;
@@ -201,7 +201,7 @@ fn frontends(desired: &Desired, violations: &mut Vec<Violation>) {
 }
 
 fn names(desired: &Desired, violations: &mut Vec<Violation>) {
-    let mut rows = HashMap::new();
+    let mut rows = HashMap::default();
     for (row, name) in desired.names.iter().enumerate() {
         let length = name.value.name_len;
         let bytes: Vec<u8> = name.value.name.iter().flat_map(|word| word.to_ne_bytes()).collect();

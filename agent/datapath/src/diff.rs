@@ -4,12 +4,11 @@
 //! backend keeps its id, a slice whose content is the same stays where it is. All of that is read back from the maps
 //! themselves, so a restart changes nothing. May not know: Kubernetes, system calls, time.
 
-use std::collections::{HashMap, HashSet};
-
 use strake_abi::service::{Backend, MemberKey, SCOPE_EXTERNAL, Service};
 use strake_logic::maglev;
 
 use crate::desired::{Desired, Set, Target, exists_key};
+use crate::hash::{HashMap, HashSet};
 use crate::installed::{BackendName, Installed, SourceRange, fingerprint};
 use crate::plan::Plan;
 use crate::slices::{Extent, NoRoom, Slices};
@@ -47,11 +46,11 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
 
     let mut plan = Plan::default();
     let mut next = Next {
-        backend_ids: HashMap::new(),
-        slices: HashMap::new(),
-        members: HashMap::new(),
+        backend_ids: with_capacity(installed.backend_ids.len()),
+        slices: with_capacity(desired.sets.len()),
+        members: HashMap::default(),
         allocator: installed.allocator.clone(),
-        tables: HashMap::new(),
+        tables: HashMap::default(),
         table_allocator: installed.table_allocator.clone(),
     };
     let mut extents = Vec::with_capacity(desired.sets.len());
@@ -72,7 +71,7 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
     }
 
     let source_lists = source_lists(installed, desired, &mut ids)?;
-    let mut services = HashMap::new();
+    let mut services = with_capacity(desired.frontends.len() + desired.cluster_ips.len());
     for frontend in &desired.frontends {
         let (set, extent) = (&desired.sets[frontend.set], extents[frontend.set]);
         let external = frontend.key.scope == SCOPE_EXTERNAL;
@@ -91,7 +90,7 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
     }
     services.extend(desired.cluster_ips.iter().map(|ip| (exists_key(*ip), Service::default())));
 
-    let mut names = HashMap::new();
+    let mut names = with_capacity(desired.names.len());
     for name in &desired.names {
         let mut value = name.value;
         value.service_id = name.set.map_or(0, |set| service_ids[set]);
@@ -154,7 +153,7 @@ pub fn diff(installed: &Installed, desired: &Desired) -> Result<(Plan, Installed
 /// Each set keeps the id that one of its frontends has; the first set that asks for an id gets it.
 fn service_ids(installed: &Installed, desired: &Desired, ids: &mut Ids) -> Result<Vec<u32>, DiffError> {
     let mut kept: Vec<Option<u32>> = vec![None; desired.sets.len()];
-    let mut claimed = HashSet::new();
+    let mut claimed = HashSet::default();
     for frontend in &desired.frontends {
         if kept[frontend.set].is_none()
             && let Some(id) = installed.services.get(&frontend.key).map(|service| service.id).filter(|id| *id != 0)
@@ -272,6 +271,11 @@ fn changed<K: Copy + Eq + std::hash::Hash, V: Copy + PartialEq>(
     present: &HashMap<K, V>,
 ) -> Vec<(K, V)> {
     wanted.iter().filter(|(key, value)| present.get(key) != Some(value)).map(|(key, value)| (*key, *value)).collect()
+}
+
+/// Room for as many, so that it need not grow.
+fn with_capacity<K: Eq + std::hash::Hash, V>(capacity: usize) -> HashMap<K, V> {
+    HashMap::with_capacity_and_hasher(capacity, Default::default())
 }
 
 fn gone<K: Copy, V>(present: &HashMap<K, V>, wanted: impl Fn(&K) -> bool) -> Vec<K> {

@@ -2,7 +2,6 @@
 //!
 //! May not know: Kubernetes, system calls.
 
-use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6, SourceKey};
 
 use crate::config::MapSizes;
+use crate::hash::{HashMap, HashSet};
 use crate::plan::Plan;
 use crate::slices::{Extent, Slices};
 use crate::tables::Table;
@@ -94,8 +94,8 @@ impl Installed {
     /// From maps of which `BACKENDS` and `MAGLEV` have the room that `sizes` says.
     pub fn new(contents: Contents, sizes: &MapSizes) -> Self {
         let Contents { config, zone, services, backends, members, sources, nodes, names } = contents;
-        let mut slices = HashMap::new();
-        let mut backend_ids = HashMap::new();
+        let mut slices = HashMap::default();
+        let mut backend_ids = HashMap::default();
         for (key, service) in &services {
             let extent = Extent { base: service.backend_base, count: service.backend_count };
             if extent.count == 0 {
@@ -115,7 +115,7 @@ impl Installed {
                 backend_ids.entry((backend.addr, backend.port, *proto)).or_insert(backend.id);
             }
         }
-        let mut source_lists: HashMap<u32, Vec<SourceRange>> = HashMap::new();
+        let mut source_lists: HashMap<u32, Vec<SourceRange>> = HashMap::default();
         for row in sources {
             source_lists.entry(row.key.list).or_default().push(row);
         }

@@ -21,6 +21,7 @@ mod endpoint;
 mod explain;
 mod features;
 mod frontends;
+mod hash;
 mod installed;
 mod loader;
 mod maps;

@@ -2,7 +2,7 @@
 //!
 //! May not know: what the rows mean together.
 
-use std::collections::{BTreeSet, HashMap as StdHashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -276,7 +276,8 @@ impl KernelMaps {
             .iter()
             .flat_map(|(_, s)| s.backend_base..s.backend_base.saturating_add(s.backend_count).min(self.slots()))
             .collect();
-        let mut backends = StdHashMap::with_capacity(wanted.len());
+        let mut backends = crate::hash::HashMap::default();
+        backends.reserve(wanted.len());
         for slot in wanted {
             backends.insert(slot, self.backends.get(slot)?);
         }

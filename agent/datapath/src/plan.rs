@@ -98,8 +98,8 @@ pub fn apply<M: Maps>(plan: &Plan, maps: &mut M) -> Result<(), M::Error> {
     }
     maps.put_members(&plan.members_put)?;
     maps.put_sources(&plan.sources_put)?;
-    for (base, backends) in &plan.slices {
-        maps.write_slice(*base, backends)?;
+    for (base, backends) in runs(&plan.slices) {
+        maps.write_slice(base, &backends)?;
     }
     for (base, rows) in &plan.tables {
         maps.write_table(*base, rows)?;
@@ -116,4 +116,32 @@ pub fn apply<M: Maps>(plan: &Plan, maps: &mut M) -> Result<(), M::Error> {
     maps.remove_members(&plan.members_removed)?;
     maps.remove_sources(&plan.sources_removed)?;
     Ok(())
+}
+
+/// Slices that lie side by side as one: a system call each, and not one for every Service of a cluster.
+fn runs(slices: &[(u32, Vec<Backend>)]) -> Vec<(u32, Vec<Backend>)> {
+    let mut sorted: Vec<_> = slices.iter().collect();
+    sorted.sort_unstable_by_key(|(base, _)| *base);
+    let mut runs: Vec<(u32, Vec<Backend>)> = Vec::new();
+    for (base, backends) in sorted {
+        match runs.last_mut() {
+            Some((start, run)) if *start + run.len() as u32 == *base => run.extend(backends),
+            _ => runs.push((*base, backends.clone())),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_side_by_side_are_written_at_once() {
+        let backend = |id| Backend { id, ..Backend::default() };
+        let slices = [(8, vec![backend(3)]), (2, vec![backend(1), backend(2)]), (4, vec![backend(5)])];
+        let together = [(2, vec![backend(1), backend(2), backend(5)]), (8, vec![backend(3)])];
+        assert_eq!(runs(&slices), together);
+        assert!(runs(&[]).is_empty());
+    }
 }

@@ -1,6 +1,5 @@
 //! Which endpoints serve a Service port, as kube-proxy categorises them (KEP-1669 for terminating ones).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
 use strake_abi::addr::Port;
@@ -10,6 +9,7 @@ use strake_state::{Endpoint, Service, ServicePort, World};
 use super::topology::Preference;
 use super::{Family, NodeView};
 use crate::desired::Target;
+use crate::hash::HashMap;
 
 /// Endpoints for one traffic policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(super) fn select(
     family: Family,
 ) -> Selection {
     // An endpoint may stand in two slices while the controller moves it; the better condition counts.
-    let mut found: HashMap<(IpAddr, u16), Found<'_>> = HashMap::new();
+    let mut found: HashMap<(IpAddr, u16), Found<'_>> = HashMap::default();
     for slice in world.slices_of(&service.name) {
         let numbers = slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol);
         for number in numbers.map(|p| p.port) {

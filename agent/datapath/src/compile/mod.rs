@@ -27,7 +27,6 @@ mod node;
 mod sources;
 mod topology;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -37,6 +36,7 @@ use strake_state::{LB_ALGORITHM, Pod, Protocol, Service, ServicePort, SessionAff
 
 use crate::config::{Config, LbAlgorithm};
 use crate::desired::{Desired, Frontend, Set, Warning, key_order};
+use crate::hash::HashMap;
 
 pub(crate) use dns::service_name;
 pub use node::Runtime;
@@ -52,8 +52,14 @@ pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
         zone: dns::zone(config),
         ..Desired::default()
     };
-    let mut compiler =
-        Compiler { world, config, node, taken: HashMap::new(), source_lists: HashMap::new(), desired: &mut desired };
+    let mut compiler = Compiler {
+        world,
+        config,
+        node,
+        taken: HashMap::default(),
+        source_lists: HashMap::default(),
+        desired: &mut desired,
+    };
     for service in world.services.values() {
         compiler.service(service);
     }

@@ -1,6 +1,5 @@
 //! The node itself: its row in `CONFIG` and its addresses.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
@@ -11,6 +10,7 @@ use strake_state::World;
 
 use super::v4;
 use crate::config::Config;
+use crate::hash::HashMap;
 
 /// Idle seconds of flows in the packet path, as nf_conntrack has them by default.
 const UDP_TIMEOUT_S: u32 = 120;
@@ -102,7 +102,7 @@ pub(super) fn node_config(config: &Config, node: &NodeView, runtime: Runtime) ->
 
 /// Of other nodes the IPv4 addresses only: masquerade asks for them.
 pub(super) fn nodes(world: &World, this: &NodeView) -> Vec<(Addr6, u32)> {
-    let mut rows: HashMap<Addr6, u32> = HashMap::new();
+    let mut rows: HashMap<Addr6, u32> = HashMap::default();
     for node in world.nodes.values().filter(|node| node.name != this.name) {
         for ip in node.internal_ips.iter().chain(&node.external_ips) {
             if let IpAddr::V4(ip) = ip {
