@@ -130,6 +130,28 @@ mod tests {
         frame[..HEAD_LEN].try_into().unwrap()
     }
 
+    fn pseudo(src: [u8; 4], dst: [u8; 4], len: u16) -> u32 {
+        checksum::pseudo(u32::from_ne_bytes(src), u32::from_ne_bytes(dst), proto::TCP, len)
+    }
+
+    /// A segment of this machine has only the pseudo header summed; so has its answer, which the device then finishes.
+    #[test]
+    fn an_unfinished_checksum_is_answered_with_an_unfinished_one() {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([10, 0, 0, 1], [10, 96, 0, 7], 64).tcp(4000, 80, 7, 100).syn().write(&mut frame, &[]).unwrap();
+        let finished: [u8; 20] = frame[34..54].try_into().unwrap();
+        let mut partial = finished;
+        partial[16..18].copy_from_slice(&checksum::fold(pseudo([10, 0, 0, 1], [10, 96, 0, 7], 20)).to_ne_bytes());
+        let ip = packet::ipv4(&head(&frame), frame.len() as u32).unwrap();
+        let [mut whole, mut half] = [[0; 72]; 2];
+        assert!(tcp_reset(&mut whole, &head(&frame), &ip, &finished));
+        assert!(tcp_reset(&mut half, &head(&frame), &ip, &partial));
+        assert_eq!(half[50..52], checksum::fold(pseudo([10, 96, 0, 7], [10, 0, 0, 1], 20)).to_ne_bytes());
+        // What the device makes of it: the sum of the segment with the field as it stands.
+        let device = checksum::finish(sum::<34, 20>(&half), false);
+        assert_eq!(whole[50..52], device.to_ne_bytes());
+    }
+
     proptest! {
         #[test]
         fn reset_is_what_rfc_9293_says(sport in any::<u16>(), dport in any::<u16>(), seq in any::<u32>(), ack in any::<u32>(), flags in any::<u8>(), payload in proptest::collection::vec(any::<u8>(), 0..30)) {
@@ -153,7 +175,13 @@ mod tests {
             let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("not TCP") };
             prop_assert_eq!(ip.header().source(), [10, 96, 0, 7]);
             prop_assert_eq!(ip.header().to_header().calc_header_checksum(), ip.header().header_checksum());
-            prop_assert_eq!(tcp.calc_checksum_ipv4([10, 96, 0, 7], [10, 0, 0, 1]).ok().map(|c| c % 0xffff), Some(tcp.checksum() % 0xffff));
+            let asked = u16::from_ne_bytes([frame[50], frame[51]]);
+            if checksum::is_partial(asked, pseudo([10, 0, 0, 1], [10, 96, 0, 7], (frame.len() - HEAD_LEN) as u16)) {
+                // One finished checksum in 65536 looks unfinished, and is answered in kind.
+                prop_assert_eq!(tcp.checksum().to_be(), checksum::fold(pseudo([10, 96, 0, 7], [10, 0, 0, 1], 20)));
+            } else {
+                prop_assert_eq!(tcp.calc_checksum_ipv4([10, 96, 0, 7], [10, 0, 0, 1]).ok().map(|c| c % 0xffff), Some(tcp.checksum() % 0xffff));
+            }
             prop_assert!(tcp.rst() && tcp.source_port() == dport && tcp.destination_port() == sport);
             if flags & ACK != 0 {
                 prop_assert!(tcp.sequence_number() == ack && !tcp.ack());
