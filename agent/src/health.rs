@@ -88,7 +88,6 @@ pub enum Endpoint {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use strake_state::Node;
 
@@ -104,7 +103,7 @@ mod tests {
             ready: true,
             leaving,
         };
-        let nodes = Arc::new(BTreeMap::from([("n1".into(), Arc::new(node))]));
+        let nodes = [(Box::from("n1"), Arc::new(node))].into_iter().collect();
         let world = World { node_name: "n1".into(), nodes, ..World::default() };
         Health::new(watch::channel(Arc::new(world)).1)
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use strake_datapath::{ApplyOutcome, Datapath};
-use strake_state::World;
+use strake_state::{EndpointSlice, World};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -120,19 +120,8 @@ pub async fn sync(
 /// When the changes happened that `after` has and `before` had not. The first snapshot has none: what it says may have
 /// happened long ago.
 fn changes<'a>(before: &'a World, after: &'a World) -> impl Iterator<Item = u64> + 'a {
-    let same = Arc::ptr_eq(&before.slices, &after.slices);
-    // Both are in order: one walk along both finds what is new, without a look-up each.
-    let mut old =
-        before.slices.iter().flat_map(|(service, slices)| slices.values().map(move |s| (service, s))).peekable();
-    let new = after
-        .slices
-        .iter()
-        .filter(move |_| !same)
-        .flat_map(|(service, slices)| slices.values().map(move |s| (service, s)));
-    new.filter_map(move |(service, slice)| {
-        let key = (service, &slice.name);
-        while old.next_if(|(service, slice)| (*service, &slice.name) < key).is_some() {}
-        let known = old.peek().filter(|(service, slice)| (*service, &slice.name) == key);
-        if known.is_some_and(|(_, known)| known.triggered_ms == slice.triggered_ms) { None } else { slice.triggered_ms }
-    })
+    let triggered = |(old, new): (Option<&Arc<EndpointSlice>>, &Arc<EndpointSlice>)| {
+        if old.is_some_and(|old| old.triggered_ms == new.triggered_ms) { None } else { new.triggered_ms }
+    };
+    after.changed_slices(before).filter_map(triggered)
 }

@@ -9,8 +9,8 @@ type Names = HashMap<IpAddr, Vec<String>>;
 
 /// The parts of a world the index was built of: while they are held, an equal pointer means equal content.
 struct Built {
-    services: Arc<std::collections::BTreeMap<strake_state::ObjectName, Arc<strake_state::Service>>>,
-    slices: Arc<strake_state::SlicesByService>,
+    services: strake_state::Services,
+    slices: strake_state::SlicesByService,
     names: Arc<Names>,
 }
 
@@ -22,9 +22,7 @@ impl Reverse {
     /// Names below the zone's origin, such as `web.default.svc`.
     pub(crate) fn names(&self, world: &World, ip: IpAddr) -> Vec<String> {
         let mut built = self.0.lock();
-        let current = built
-            .as_ref()
-            .filter(|b| Arc::ptr_eq(&b.services, &world.services) && Arc::ptr_eq(&b.slices, &world.slices));
+        let current = built.as_ref().filter(|b| b.services.ptr_eq(&world.services) && b.slices.ptr_eq(&world.slices));
         let names = match current {
             Some(current) => current.names.clone(),
             None => {

@@ -77,7 +77,7 @@ fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
 }
 
 fn world() -> World {
-    let mut services = BTreeMap::new();
+    let mut services = strake_state::Services::new();
     for service in [
         service("kube-system", "kube-dns", &["10.96.0.10"]),
         service("a", "web", &["10.96.0.20", "fd00::20"]),
@@ -94,7 +94,7 @@ fn world() -> World {
         let name = ObjectName::new("a", format!("{service}-x"));
         let of = ObjectName::new("a", service);
         let slice = EndpointSlice { name, service: of.clone(), ports: ports.clone(), endpoints, triggered_ms: None };
-        (of, BTreeMap::from([("x".into(), Arc::new(slice))]))
+        (of, Arc::new(BTreeMap::from([("x".into(), Arc::new(slice))])))
     };
     let db = vec![
         endpoint("10.244.0.1", Some("db-0"), true),
@@ -102,14 +102,14 @@ fn world() -> World {
         endpoint("10.244.0.3", Some("db-2"), false),
     ];
     let many = (0..200).map(|i| endpoint(&format!("10.244.1.{i}"), None, true)).collect();
-    let namespaces =
-        ["a", "empty"].map(|n| (n.into(), Arc::new(Namespace { name: n.into(), socket_lb_disabled: false })));
+    let namespaces = ["a", "empty"]
+        .map(|n| (Box::<str>::from(n), Arc::new(Namespace { name: n.into(), socket_lb_disabled: false })));
     World {
         synced: true,
         generation: 7,
-        services: Arc::new(services),
-        slices: Arc::new(BTreeMap::from([slice("db", db), slice("many", many)])),
-        namespaces: Arc::new(BTreeMap::from(namespaces)),
+        services,
+        slices: [slice("db", db), slice("many", many)].into_iter().collect(),
+        namespaces: namespaces.into_iter().collect(),
         ..World::default()
     }
 }
@@ -256,7 +256,7 @@ async fn addresses_lead_back_to_names() {
         assert_eq!(server.ask(name, RecordType::PTR).await, expected, "{name}");
     }
     let mut changed = world();
-    changed.services = Arc::default();
+    changed.services = strake_state::Services::new();
     server.world.send_replace(Arc::new(changed));
     assert_eq!(server.ask("20.0.96.10.in-addr.arpa.", RecordType::PTR).await, "ServFail", "the index is stale");
 }

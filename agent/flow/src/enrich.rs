@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use strake_abi::flow::{DropReason, EventKind, FlowEvent, Hook, Verdict as AbiVerdict};
-use strake_state::{ObjectName, World};
+use strake_state::{ObjectName, Service, ServicePort, World, changed};
 
 use crate::proto::{End, Flow, Kind, Verdict};
 
@@ -30,12 +30,9 @@ impl Enricher {
         if Arc::ptr_eq(&self.world, world) {
             return;
         }
-        let services_changed = !Arc::ptr_eq(&self.world.services, &world.services);
-        let nodes_changed = !Arc::ptr_eq(&self.world.nodes, &world.nodes);
-        self.world = world.clone();
-        if services_changed {
-            self.index_services();
-        }
+        let nodes_changed = !self.world.nodes.ptr_eq(&world.nodes);
+        let before = std::mem::replace(&mut self.world, world.clone());
+        self.index_services(&before);
         if nodes_changed {
             let nodes = world.nodes.values();
             let addresses = nodes.flat_map(|node| {
@@ -46,20 +43,34 @@ impl Enricher {
         }
     }
 
-    fn index_services(&mut self) {
-        self.frontends.clear();
-        self.node_ports.clear();
-        for service in self.world.services.values() {
-            for port in &service.ports {
-                let proto = port.protocol.number();
-                let ips = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
-                for ip in ips {
-                    self.frontends.insert((*ip, port.port, proto), service.name.clone());
-                }
-                if port.node_port != 0 {
-                    self.node_ports.insert((port.node_port, proto), service.name.clone());
-                }
+    /// Follows the Services that changed; all of them if one gave up an address that it may have shared.
+    fn index_services(&mut self, before: &World) {
+        let world = self.world.clone();
+        let shared = |service: &Service| {
+            let outside = service.external_ips.is_empty() && service.load_balancer_ips.is_empty();
+            !outside || service.ports.iter().any(|port| port.node_port != 0)
+        };
+        if changed(&before.services, &world.services).any(|(_, old, _)| old.is_some_and(|old| shared(old))) {
+            self.frontends.clear();
+            self.node_ports.clear();
+            return world.services.values().for_each(|service| self.index_service(service));
+        }
+        for (_, old, _) in changed(&before.services, &world.services) {
+            for (ip, port) in old.into_iter().flat_map(|old| frontends(old)) {
+                self.frontends.remove(&(ip, port.port, port.protocol.number()));
             }
+        }
+        for (_, _, new) in changed(&before.services, &world.services) {
+            new.into_iter().for_each(|service| self.index_service(service));
+        }
+    }
+
+    fn index_service(&mut self, service: &Service) {
+        for (ip, port) in frontends(service) {
+            self.frontends.insert((ip, port.port, port.protocol.number()), service.name.clone());
+        }
+        for port in service.ports.iter().filter(|port| port.node_port != 0) {
+            self.node_ports.insert((port.node_port, port.protocol.number()), service.name.clone());
         }
     }
 
@@ -148,10 +159,15 @@ fn address(bytes: [u8; 16]) -> IpAddr {
     Ipv6Addr::from(bytes).to_canonical()
 }
 
+/// Each address of a Service with each port.
+fn frontends(service: &Service) -> impl Iterator<Item = (IpAddr, &ServicePort)> {
+    let ips = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
+    ips.flat_map(|ip| service.ports.iter().map(|port| (*ip, port)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
     use strake_abi::addr::{Addr4, Port};
     use strake_state::{Node, Pod, Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
 
@@ -198,9 +214,9 @@ mod tests {
         };
         Arc::new(World {
             node_name: "n1".into(),
-            services: Arc::new(BTreeMap::from([(service.name.clone(), Arc::new(service))])),
-            pods_by_ip: Arc::new(HashMap::from([("10.244.0.5".parse().unwrap(), pod)])),
-            nodes: Arc::new(BTreeMap::from([("n1".into(), Arc::new(node))])),
+            services: [(service.name.clone(), Arc::new(service))].into_iter().collect(),
+            pods_by_ip: [("10.244.0.5".parse().unwrap(), pod)].into_iter().collect(),
+            nodes: [(Box::<str>::from("n1"), Arc::new(node))].into_iter().collect(),
             ..World::default()
         })
     }

@@ -196,7 +196,7 @@ impl Operator for Questions {
         let service = if service.is_empty() { None } else { Some(connections::object("Service", &service)?) };
         let datapath = self.datapath.clone();
         let rows = blocking(move || {
-            if let Some(name) = service.as_ref().filter(|name| !datapath.world().services.contains_key(name)) {
+            if let Some(name) = service.as_ref().filter(|name| !datapath.world().services.contains_key(*name)) {
                 return Err(Status::not_found(format!("there is no Service {name}")));
             }
             datapath.view().and_then(|view| Ok(view.backends(service.as_ref())?)).map_err(failed)

@@ -3,9 +3,10 @@
 //! A relist (`Init` .. `InitDone`) is collected aside and replaces the kind's objects in one step, so that no snapshot
 //! ever shows half of a list. May not know: the API server, time.
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use imbl::{HashMap, OrdMap};
 
 use crate::world::{
     EndpointSlice, Kind, Namespace, Node, ObjectName, Pod, RuntimeClass, Service, SlicesByService, Source, SourceState,
@@ -32,13 +33,13 @@ pub enum Change {
 
 /// Objects of one kind: the live ones, and those of a list under way.
 struct Table<K, V> {
-    live: Arc<BTreeMap<K, Arc<V>>>,
-    pending: Option<BTreeMap<K, Arc<V>>>,
+    live: OrdMap<K, Arc<V>>,
+    pending: Option<OrdMap<K, Arc<V>>>,
 }
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self { live: Arc::default(), pending: None }
+        Self { live: OrdMap::new(), pending: None }
     }
 }
 
@@ -55,21 +56,20 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
         match value {
             Some(value) if self.live.get(&key).is_some_and(|old| **old == *value) => false,
             Some(value) => {
-                Arc::make_mut(&mut self.live).insert(key, value);
+                self.live.insert(key, value);
                 true
             }
-            None if self.live.contains_key(&key) => Arc::make_mut(&mut self.live).remove(&key).is_some(),
-            None => false,
+            None => self.live.remove(&key).is_some(),
         }
     }
 
     fn init(&mut self) {
-        self.pending = Some(BTreeMap::new());
+        self.pending = Some(OrdMap::new());
     }
 
     fn done(&mut self) {
         if let Some(pending) = self.pending.take() {
-            self.live = Arc::new(pending);
+            self.live = pending;
         }
     }
 }
@@ -88,9 +88,8 @@ pub struct Cache {
     sources: Vec<Source>,
     generation: u64,
     // Derived, kept until their source changes.
-    slices_by_service: Arc<SlicesByService>,
-    pods_by_ip: Arc<HashMap<IpAddr, Arc<Pod>>>,
-    pods_dirty: bool,
+    slices_by_service: SlicesByService,
+    pods_by_ip: HashMap<IpAddr, Arc<Pod>>,
 }
 
 impl Cache {
@@ -123,7 +122,7 @@ impl Cache {
                     Kind::Node => self.nodes.done(),
                     Kind::Pod => {
                         self.pods.done();
-                        self.pods_dirty = true;
+                        self.index_pods();
                     }
                     Kind::Namespace => self.namespaces.done(),
                     Kind::RuntimeClass => self.runtime_classes.done(),
@@ -152,8 +151,11 @@ impl Cache {
             }
             Change::Pod(key, value) => {
                 self.recovered(Kind::Pod);
-                let changed = self.pods.put(key, value);
-                self.pods_dirty |= changed;
+                let old = self.pods.live.get(&key).cloned();
+                let changed = self.pods.put(key, value.clone());
+                if changed {
+                    self.index_pod(old.as_deref(), value);
+                }
                 changed
             }
             Change::Namespace(key, value) => {
@@ -175,11 +177,6 @@ impl Cache {
 
     /// Cuts a snapshot.
     pub fn snapshot(&mut self) -> World {
-        if std::mem::take(&mut self.pods_dirty) {
-            let alive = self.pods.live.values().filter(|pod| !pod.host_network && !pod.finished);
-            let by_ip = alive.flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, pod.clone()))).collect();
-            self.pods_by_ip = Arc::new(by_ip);
-        }
         self.generation += 1;
         World {
             synced: self.synced(),
@@ -219,23 +216,47 @@ impl Cache {
     fn regroup_slices(&mut self) {
         let mut grouped = SlicesByService::new();
         for slice in self.slices.live.values() {
-            grouped.entry(slice.service.clone()).or_default().insert(slice.name.name.clone(), slice.clone());
+            let group = grouped.entry(slice.service.clone()).or_default();
+            Arc::make_mut(group).insert(slice.name.name.clone(), slice.clone());
         }
-        self.slices_by_service = Arc::new(grouped);
+        self.slices_by_service = grouped;
     }
 
     fn regroup_slice(&mut self, key: &ObjectName, old: Option<&EndpointSlice>, new: Option<Arc<EndpointSlice>>) {
-        let grouped = Arc::make_mut(&mut self.slices_by_service);
-        if let Some(old) = old
+        let grouped = &mut self.slices_by_service;
+        let moved = |old: &&EndpointSlice| new.as_ref().is_none_or(|new| new.service != old.service);
+        if let Some(old) = old.filter(moved)
             && let Some(group) = grouped.get_mut(&old.service)
         {
-            group.remove(&key.name);
+            Arc::make_mut(group).remove(&key.name);
             if group.is_empty() {
                 grouped.remove(&old.service);
             }
         }
         if let Some(new) = new {
-            grouped.entry(new.service.clone()).or_default().insert(key.name.clone(), new);
+            let group = grouped.entry(new.service.clone()).or_default();
+            Arc::make_mut(group).insert(key.name.clone(), new);
         }
     }
+
+    fn index_pods(&mut self) {
+        self.pods_by_ip = self.pods.live.values().flat_map(addresses).collect();
+    }
+
+    fn index_pod(&mut self, old: Option<&Pod>, new: Option<Arc<Pod>>) {
+        let Some(name) = old.map(|pod| &pod.name).or(new.as_ref().map(|pod| &pod.name)) else { return };
+        for ip in old.iter().flat_map(|pod| &pod.ips) {
+            // It may be another Pod's by now.
+            if self.pods_by_ip.get(ip).is_some_and(|pod| pod.name == *name) {
+                self.pods_by_ip.remove(ip);
+            }
+        }
+        self.pods_by_ip.extend(new.iter().flat_map(addresses));
+    }
+}
+
+/// The addresses that are this Pod's alone, while it runs.
+fn addresses(pod: &Arc<Pod>) -> impl Iterator<Item = (IpAddr, Arc<Pod>)> {
+    let own = !pod.host_network && !pod.finished;
+    pod.ips.iter().filter(move |_| own).map(|ip| (*ip, pod.clone()))
 }

@@ -17,16 +17,19 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod changes;
 mod extract;
 mod sandbox;
 mod watch;
 mod world;
 
 pub use cache::{Cache, Change};
+pub use changes::{Changed, changed};
 pub use extract::{Extract, HEADLESS, LB_ALGORITHM, SERVICE_PROXY_NAME, SOCKET_LB_ANNOTATION};
 pub use sandbox::{OptOut, Sandboxes};
 pub use watch::{DEBOUNCE, Scope, watch};
 pub use world::{
     Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Namespace, Node, ObjectName, Pod, Protocol, RuntimeClass,
-    Service, ServicePort, ServiceType, SessionAffinity, SlicesByService, Source, SourceState, TrafficPolicy, World,
+    Service, ServicePort, ServiceType, Services, SessionAffinity, SlicesByService, Source, SourceState, TrafficPolicy,
+    World,
 };

@@ -138,7 +138,12 @@ mod tests {
     #[test]
     fn an_unfinished_checksum_is_answered_with_an_unfinished_one() {
         let mut frame = Vec::new();
-        PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([10, 0, 0, 1], [10, 96, 0, 7], 64).tcp(4000, 80, 7, 100).syn().write(&mut frame, &[]).unwrap();
+        PacketBuilder::ethernet2([1; 6], [2; 6])
+            .ipv4([10, 0, 0, 1], [10, 96, 0, 7], 64)
+            .tcp(4000, 80, 7, 100)
+            .syn()
+            .write(&mut frame, &[])
+            .unwrap();
         let finished: [u8; 20] = frame[34..54].try_into().unwrap();
         let mut partial = finished;
         partial[16..18].copy_from_slice(&checksum::fold(pseudo([10, 0, 0, 1], [10, 96, 0, 7], 20)).to_ne_bytes());
