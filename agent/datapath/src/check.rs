@@ -13,7 +13,7 @@ use strake_abi::service::{SCOPE_EXTERNAL, SERVICE_NODE_PORT, ServiceKey6};
 use strake_logic::dns::table::WireName;
 
 use crate::config::MapSizes;
-use crate::desired::{Desired, ShowKey, Target};
+use crate::desired::{Desired, Set, ShowKey, Target};
 use crate::hash::{HashMap, HashSet};
 
 /// Longest ClientIP affinity the API allows, in seconds.
@@ -66,32 +66,93 @@ pub enum Violation {
 
 /// Every broken invariant, or nothing.
 pub fn check(desired: &Desired, sizes: &MapSizes) -> Result<(), Vec<Violation>> {
+    let mut violations = sound(desired);
+    let rows = Needs::of(desired).rows(sizes).into_iter();
+    violations.extend(
+        rows.filter(|(_, needed, room)| *needed > *room as usize).map(|(map, needed, room)| Violation::TooMany {
+            map,
+            needed,
+            room,
+        }),
+    );
+    if violations.is_empty() { Ok(()) } else { Err(violations) }
+}
+
+/// The broken invariants, but for the room that there is.
+pub(crate) fn sound(desired: &Desired) -> Vec<Violation> {
     let mut violations = Vec::new();
     config(desired, &mut violations);
     sets(desired, &mut violations);
     sources(desired, &mut violations);
     frontends(desired, &mut violations);
     names(desired, &mut violations);
-    let members: usize =
-        desired.sets.iter().filter(|set| set.sticky()).map(|s| s.backends.len() + s.lingering.len()).sum();
-    let backends = desired.sets.iter().map(|set| set.backends.len()).sum();
-    let sources = desired.source_lists.iter().map(Vec::len).sum();
-    let v6 = desired.frontends.iter().filter(|frontend| frontend.key.v4().is_none()).count();
-    let v4 = desired.frontends.len() - v6;
-    for (map, needed, room) in [
-        (strake_abi::service::SERVICES, v4 + desired.cluster_ips.len(), sizes.services),
-        (strake_abi::service::SERVICES_V6, v6, sizes.services_v6),
-        (strake_abi::service::BACKENDS, backends, sizes.backends),
-        (strake_abi::service::MEMBERS, members, sizes.members),
-        (strake_abi::service::SOURCE_RANGES, sources, sizes.source_ranges),
-        (strake_abi::dns::DNS_NAMES, desired.names.len(), sizes.dns_names),
-        (strake_abi::endpoint::NODES, desired.nodes.len(), sizes.nodes),
-    ] {
-        if needed > room as usize {
-            violations.push(Violation::TooMany { map, needed, room });
+    violations
+}
+
+/// How many entries of each map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    pub services: usize,
+    pub services_v6: usize,
+    pub backends: usize,
+    pub members: usize,
+    pub source_ranges: usize,
+    pub dns_names: usize,
+    pub nodes: usize,
+    /// Rows of `services` and `services_v6` that are a frontend's.
+    pub frontends: usize,
+}
+
+impl Needs {
+    /// Of all that is desired.
+    pub fn of(desired: &Desired) -> Self {
+        let members = |set: &Set| if set.sticky() { set.backends.len() + set.lingering.len() } else { 0 };
+        let keys = desired.frontends.iter().map(|frontend| frontend.key);
+        let services_v6 = keys.filter(|key| key.v4().is_none()).count();
+        Self {
+            services: desired.frontends.len() - services_v6 + desired.cluster_ips.len(),
+            services_v6,
+            backends: desired.sets.iter().map(|set| set.backends.len()).sum(),
+            members: desired.sets.iter().map(members).sum(),
+            source_ranges: desired.source_lists.iter().map(Vec::len).sum(),
+            dns_names: desired.names.len(),
+            nodes: desired.nodes.len(),
+            frontends: desired.frontends.len(),
         }
     }
-    if violations.is_empty() { Ok(()) } else { Err(violations) }
+
+    /// Without `old`, which is a part of it, and with `new`.
+    pub(crate) fn exchanged(&self, old: &Self, new: &Self) -> Self {
+        let exchange = |all: usize, old: usize, new: usize| (all + new).saturating_sub(old);
+        Self {
+            services: exchange(self.services, old.services, new.services),
+            services_v6: exchange(self.services_v6, old.services_v6, new.services_v6),
+            backends: exchange(self.backends, old.backends, new.backends),
+            members: exchange(self.members, old.members, new.members),
+            source_ranges: exchange(self.source_ranges, old.source_ranges, new.source_ranges),
+            dns_names: exchange(self.dns_names, old.dns_names, new.dns_names),
+            nodes: exchange(self.nodes, old.nodes, new.nodes),
+            frontends: exchange(self.frontends, old.frontends, new.frontends),
+        }
+    }
+
+    /// Whether the maps have that room.
+    pub(crate) fn fits(&self, sizes: &MapSizes) -> bool {
+        self.rows(sizes).iter().all(|(_, needed, room)| *needed <= *room as usize)
+    }
+
+    /// Map, entries, room.
+    fn rows(&self, sizes: &MapSizes) -> [(&'static str, usize, u32); 7] {
+        [
+            (strake_abi::service::SERVICES, self.services, sizes.services),
+            (strake_abi::service::SERVICES_V6, self.services_v6, sizes.services_v6),
+            (strake_abi::service::BACKENDS, self.backends, sizes.backends),
+            (strake_abi::service::MEMBERS, self.members, sizes.members),
+            (strake_abi::service::SOURCE_RANGES, self.source_ranges, sizes.source_ranges),
+            (strake_abi::dns::DNS_NAMES, self.dns_names, sizes.dns_names),
+            (strake_abi::endpoint::NODES, self.nodes, sizes.nodes),
+        ]
+    }
 }
 
 fn config(desired: &Desired, violations: &mut Vec<Violation>) {

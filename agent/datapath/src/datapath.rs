@@ -13,11 +13,9 @@ use strake_abi::service::{BACKENDS, MAGLEV};
 use strake_state::{ObjectName, World};
 use tracing::{info, warn};
 
-use crate::check::{Violation, check};
 use crate::compile::{Runtime, compile};
 use crate::config::Config;
 use crate::conntrack::Connections;
-use crate::desired::{Desired, Warning};
 use crate::diff::{DiffError, diff};
 use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
 use crate::explain::{ExplainError, Explanation, Host, Question, explain};
@@ -26,7 +24,8 @@ use crate::installed::Installed;
 use crate::loader::{self, LoadError, Loaded, maps_folder};
 use crate::maps::{KernelMaps, MapsError, Occupancy};
 use crate::names::Names;
-use crate::plan::{self, Maps, Plan};
+use crate::plan::{self, Maps};
+use crate::planner::{PlanError, Planner, Proposal};
 use crate::stale::sweep;
 use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
 use crate::sys;
@@ -40,12 +39,10 @@ pub enum Error {
     Load(#[from] LoadError),
     #[error(transparent)]
     Maps(#[from] MapsError),
-    #[error("planning the maps' update")]
-    Diff(#[from] DiffError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
-    #[error("snapshot {generation} breaks {} invariants, the kernel keeps the last good one; first: {}", violations.len(), violations.first().map_or_else(String::new, ToString::to_string))]
-    Refused { generation: u64, violations: Vec<Violation> },
 }
 
 /// What became of a snapshot.
@@ -68,12 +65,8 @@ pub struct Datapath {
 struct Inner {
     loaded: Loaded,
     maps: KernelMaps,
-    /// None after a failed write: read back before the next diff.
-    installed: Option<Installed>,
-    runtime: Runtime,
+    planner: Planner,
     endpoints: Endpoints,
-    world: Arc<World>,
-    desired: Desired,
     last: Option<Applied>,
     totals: Totals,
     last_error: Option<String>,
@@ -95,13 +88,14 @@ impl Datapath {
             uplink_ifindex: loaded.uplink_ifindex,
             host_netns_cookie: if loaded.features.netns_cookie { own_netns_cookie().unwrap_or(0) } else { 0 },
         };
-        let mut installed = Installed::new(maps.contents()?, &maps.sizes(config.sizes));
+        let sizes = maps.sizes(config.sizes);
+        let mut installed = Installed::new(maps.contents()?, &sizes);
         let fresh = installed.config.abi_version == 0;
         if fresh {
             // The programs must not run without a CONFIG: what they know before the first snapshot is the node alone.
             let empty = World { node_name: config.node_name.as_str().into(), ..World::default() };
             let desired = compile(&empty, &config, runtime);
-            let (plan, after) = diff(&installed, &desired)?;
+            let (plan, after) = diff(&installed, &desired).map_err(PlanError::from)?;
             plan::apply(&plan, &mut maps)?;
             installed = after;
         } else {
@@ -123,19 +117,17 @@ impl Datapath {
             services = installed.services.len(),
             "datapath attached"
         );
+        let config = Arc::new(config);
         let inner = Inner {
             loaded,
             maps,
-            installed: Some(installed),
-            runtime,
+            planner: Planner::new(config.clone(), runtime, sizes, installed),
             endpoints: Endpoints::default(),
-            world: Arc::default(),
-            desired: Desired::default(),
             last: None,
             totals: Totals::default(),
             last_error: None,
         };
-        Ok(Self { inner: Arc::new(Mutex::new(inner)), config: Arc::new(config) })
+        Ok(Self { inner: Arc::new(Mutex::new(inner)), config })
     }
 
     /// Brings the maps to what the snapshot says. Every packet sees the old or the new state of each Service.
@@ -155,7 +147,7 @@ impl Datapath {
             Ok(ApplyOutcome::NotSynced) => {}
             Err(error) => {
                 match error {
-                    Error::Refused { .. } => inner.totals.refused += 1,
+                    Error::Plan(PlanError::Refused { .. }) => inner.totals.refused += 1,
                     _ => inner.totals.failed += 1,
                 }
                 inner.last_error = Some(display_chain(error));
@@ -170,7 +162,7 @@ impl Datapath {
         let inner = &mut *self.inner.lock();
         let cookies = inner.loaded.features.netns_cookie;
         let (interface, ifindex) = (spec.interface.clone(), spec.ifindex);
-        let known = inner.endpoints.learn(spec, cookies, &inner.world, &self.config.sandboxes, &inner.maps)?;
+        let known = inner.endpoints.learn(spec, cookies, inner.planner.world(), &self.config.sandboxes, &inner.maps)?;
         inner.endpoints.write(known, &mut inner.maps)?;
         inner.loaded.attach_pod(&interface, ifindex)?;
         Ok(())
@@ -195,7 +187,7 @@ impl Datapath {
     /// What would happen to a connection to a Service.
     pub fn trace(&self, service: &ObjectName) -> Result<Trace, Error> {
         let inner = &*self.inner.lock();
-        Ok(trace(service, &inner.world, &inner.desired, &self.config, &inner.maps)?)
+        Ok(trace(service, inner.planner.world(), &inner.planner.desired(), &self.config, &inner.maps)?)
     }
 
     /// The tracked connections, to be read without holding anything up.
@@ -232,7 +224,7 @@ impl Datapath {
 
     /// The snapshot that was applied last.
     pub fn world(&self) -> Arc<World> {
-        self.inner.lock().world.clone()
+        self.inner.lock().planner.world().clone()
     }
 
     /// What this kernel can do.
@@ -263,9 +255,9 @@ impl Datapath {
             maps.sock_flows_v6.occupancy()?,
             maps.sock_nat_v6.occupancy()?,
         ];
-        let used = inner.installed.as_ref().map_or(0, |installed| installed.allocator.used());
+        let used = inner.planner.installed().map_or(0, |installed| installed.allocator.used());
         occupancy.push(Occupancy { map: BACKENDS, entries: used.into(), capacity: maps.slots() });
-        let rows = inner.installed.as_ref().map_or(0, |installed| installed.table_allocator.used());
+        let rows = inner.planner.installed().map_or(0, |installed| installed.table_allocator.used());
         let capacity = maps.sizes(self.config.sizes).maglev;
         occupancy.push(Occupancy { map: MAGLEV, entries: rows.into(), capacity });
         let attached = inner.loaded.attached.iter().map(|(program, (target, how))| Attached {
@@ -286,9 +278,14 @@ impl Datapath {
             ip: known.spec.ip,
             interface: known.spec.interface.clone(),
             socket_hooks: !known.no_socket || !cookies,
-            opted_out: inner.world.socket_opt_out(&known.spec.pod, &self.config.sandboxes).map(|why| why.to_string()),
+            opted_out: inner
+                .planner
+                .world()
+                .socket_opt_out(&known.spec.pod, &self.config.sandboxes)
+                .map(|why| why.to_string()),
         });
-        let warnings = inner.desired.warnings.iter();
+        let warnings = inner.planner.warnings();
+        let needs = inner.planner.needs();
         let drops = maps.drops()?;
         let counters = maps.counters()?;
         let lost = maps.events_lost()?;
@@ -298,9 +295,9 @@ impl Datapath {
             features: inner.loaded.features.clone(),
             attached: attached.collect(),
             endpoints: endpoints.collect(),
-            services: inner.world.services.len(),
-            frontends: inner.desired.frontends.len(),
-            names: inner.desired.names.len(),
+            services: inner.planner.world().services.len(),
+            frontends: needs.frontends,
+            names: needs.dns_names,
             maps: occupancy,
             last_apply: inner.last.clone(),
             totals: inner.totals,
@@ -328,14 +325,13 @@ impl Datapath {
 
     /// Address that Services of type NodePort have on this node, when it is known.
     pub fn node_ip(&self) -> Option<Ipv4Addr> {
-        let ip = Ipv4Addr::from(self.inner.lock().desired.config.node_ip);
-        (!ip.is_unspecified()).then_some(ip)
+        self.inner.lock().planner.node_ip()
     }
 }
 
 impl Inner {
     fn names(&self) -> Names {
-        Names::new(&self.world, &self.desired, self.installed.as_ref())
+        Names::new(self.planner.world(), &self.planner.desired(), self.planner.installed())
     }
 
     fn apply(&mut self, world: &Arc<World>, config: &Config) -> Result<ApplyOutcome, Error> {
@@ -343,59 +339,43 @@ impl Inner {
             return Ok(ApplyOutcome::NotSynced);
         }
         let started = Instant::now();
-        let mut desired = compile(world, config, self.runtime);
-        let sizes = self.maps.sizes(config.sizes);
-        if let Err(violations) = check(&desired, &sizes) {
-            for violation in &violations {
-                warn!(%violation, generation = world.generation, "invariant broken");
-            }
-            return Err(Error::Refused { generation: world.generation, violations });
+        if self.planner.is_lost() {
+            let sizes = self.maps.sizes(config.sizes);
+            self.planner.restored(Installed::new(self.maps.contents()?, &sizes));
         }
-        let mut installed = match self.installed.take() {
-            Some(installed) => installed,
-            None => Installed::new(self.maps.contents()?, &sizes),
-        };
-        installed.reclaim(started);
-        let planned = match diff(&installed, &desired) {
-            planned if lacks_room(&planned) && sys::wait_for_running_programs().is_ok() => {
-                installed.reclaim_all();
-                diff(&installed, &desired)
+        let proposal = match self.planner.propose(world, started) {
+            proposed if lacks_room(&proposed) && sys::wait_for_running_programs().is_ok() => {
+                self.planner.reclaim_all();
+                self.planner.propose(world, started)
             }
-            planned => planned,
+            proposed => proposed,
         };
-        let (plan, mut after) = match planned {
-            Ok(planned) => planned,
-            Err(error) => {
-                self.installed = Some(installed);
-                return Err(error.into());
+        let proposal = proposal.inspect_err(|error| {
+            if let PlanError::Refused { generation, violations } = error {
+                violations.iter().for_each(|violation| warn!(%violation, generation, "invariant broken"));
             }
-        };
+        })?;
         let planned = started.elapsed();
 
         self.endpoints.follow(world, &config.sandboxes, &mut self.maps)?;
-        // From here on a failure leaves `installed` empty, so that the next apply reads the maps back.
-        plan::apply(&plan, &mut self.maps)?;
-        let retired = Instant::now();
-        after.retire(&plan, retired);
-        for owner in &plan.without_table {
-            let (object, port) = owner.split_once(':').unwrap_or((owner, ""));
-            let message =
-                format!("no room in {MAGLEV} for the table of port {port}: its backends are chosen at random");
-            desired.warnings.push(Warning { object: object.into(), message: message.into() });
+        if let Err(error) = plan::apply(&proposal.plan, &mut self.maps) {
+            self.planner.lost();
+            return Err(error.into());
         }
-        self.installed = Some(after);
-        self.world = world.clone();
-        self.desired = desired;
-        let writes = plan.writes();
+        let (writes, partial) = (proposal.plan.writes(), proposal.is_partial());
+        let removed = proposal.plan.members_removed.clone();
+        self.planner.commit(proposal, Instant::now());
         if writes == 0 {
             return Ok(ApplyOutcome::Unchanged);
         }
-        let swept = sweep(&mut self.maps, &plan.members_removed, &config.cgroup_root)?;
+        let write_us = (started.elapsed() - planned).as_micros() as u64;
+        let swept = sweep(&mut self.maps, &removed, &config.cgroup_root)?;
         Ok(ApplyOutcome::Applied(Applied {
             generation: world.generation,
             writes,
+            partial,
             plan_us: planned.as_micros() as u64,
-            write_us: (started.elapsed() - planned).as_micros() as u64,
+            write_us,
             swept,
             time: now(),
         }))
@@ -403,10 +383,10 @@ impl Inner {
 }
 
 /// Whether something was asked for that retired slices or tables may have taken the room of.
-fn lacks_room(planned: &Result<(Plan, Installed), DiffError>) -> bool {
-    match planned {
-        Ok((plan, _)) => !plan.without_table.is_empty(),
-        Err(error) => matches!(error, DiffError::NoRoom { .. }),
+fn lacks_room(proposed: &Result<Proposal, PlanError>) -> bool {
+    match proposed {
+        Ok(proposal) => !proposal.plan.without_table.is_empty(),
+        Err(error) => matches!(error, PlanError::Diff(DiffError::NoRoom { .. })),
     }
 }
 

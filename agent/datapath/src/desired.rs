@@ -12,6 +12,8 @@ use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{SERVICES, SERVICES_V6, ServiceKey6};
 
+use crate::hash::HashSet;
+
 /// An endpoint's address (IPv4 mapped) with its `BACKEND_*` flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -103,6 +105,44 @@ pub struct Desired {
     pub names: Vec<Name>,
     pub zone: DnsZone,
     pub warnings: Vec<Warning>,
+    /// Keys that more than one object asks for; `frontends` has whose they are.
+    pub contested: HashSet<ServiceKey6>,
+}
+
+impl Desired {
+    /// What was collected, ordered and each once.
+    pub(crate) fn in_order(mut self) -> Self {
+        self.frontends.sort_by_key(|frontend| key_order(&frontend.key));
+        self.cluster_ips.sort();
+        let twice = self.cluster_ips.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| exists_key(pair[0]));
+        self.contested.extend(twice);
+        self.cluster_ips.dedup();
+        self.warnings.sort();
+        self.warnings.dedup();
+        self.without_unused_sets()
+    }
+
+    /// Without the sets that lost every frontend to somebody else.
+    fn without_unused_sets(mut self) -> Self {
+        let mut used = vec![false; self.sets.len()];
+        self.frontends.iter().for_each(|frontend| used[frontend.set] = true);
+        if used.iter().all(|used| *used) {
+            return self;
+        }
+        let mut next = 0;
+        let place: Vec<Option<usize>> = used
+            .iter()
+            .map(|used| {
+                next += usize::from(*used);
+                used.then(|| next - 1)
+            })
+            .collect();
+        let mut used = used.into_iter();
+        self.sets.retain(|_| used.next().unwrap_or(true));
+        self.frontends.iter_mut().for_each(|frontend| frontend.set = place[frontend.set].unwrap_or(frontend.set));
+        self.names.iter_mut().for_each(|name| name.set = name.set.and_then(|set| place[set]));
+        self
+    }
 }
 
 /// The key of "this ClusterIP exists".

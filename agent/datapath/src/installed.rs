@@ -154,6 +154,48 @@ impl Installed {
         Self::new(Contents::default(), sizes)
     }
 
+    /// The same maps without any row, but with the numbers and the room that there are.
+    pub(crate) fn without_rows(&self) -> Self {
+        Self {
+            config: self.config,
+            zone: self.zone,
+            next_id: self.next_id,
+            allocator: self.allocator.clone(),
+            table_allocator: self.table_allocator.clone(),
+            ..Self::new(Contents::default(), &MapSizes { backends: 0, maglev: 0, ..MapSizes::default() })
+        }
+    }
+
+    /// Takes the rows of `before` out and those of `after`, made from it, in.
+    pub(crate) fn exchange(&mut self, before: &Self, after: Self) {
+        exchange(&mut self.services, &before.services, after.services);
+        exchange(&mut self.slices, &before.slices, after.slices);
+        exchange(&mut self.names, &before.names, after.names);
+        exchange(&mut self.extents, &before.extents, after.extents);
+        exchange(&mut self.tables, &before.tables, after.tables);
+        for key in &before.members {
+            self.members.remove(key);
+        }
+        self.members.extend(after.members);
+        self.backend_ids.extend(after.backend_ids);
+        self.config = after.config;
+        self.next_id = after.next_id;
+        self.allocator = after.allocator;
+        self.table_allocator = after.table_allocator;
+        self.forget_backends();
+    }
+
+    /// Forgets the ids of backends that nobody has any more, when they have become the greater part. (Another Service
+    /// may still have a backend that one gave up.)
+    fn forget_backends(&mut self) {
+        let live = self.allocator.used() as usize + self.members.len();
+        if self.backend_ids.len() > 2 * live + 1024 {
+            let members = self.members.iter().map(|key| key.backend_id);
+            let used: HashSet<u32> = self.slices.values().flatten().map(|backend| backend.id).chain(members).collect();
+            self.backend_ids.retain(|_, id| used.contains(id));
+        }
+    }
+
     /// Keeps what a plan that was applied left unused until the programs that may read it are done.
     pub fn retire(&mut self, plan: &Plan, now: Instant) {
         plan.retired.iter().for_each(|extent| self.allocator.retire(*extent, now));
@@ -171,4 +213,11 @@ impl Installed {
         self.allocator.reclaim_all();
         self.table_allocator.reclaim_all();
     }
+}
+
+fn exchange<K: Eq + Hash, V>(rows: &mut HashMap<K, V>, before: &HashMap<K, V>, after: HashMap<K, V>) {
+    for key in before.keys() {
+        rows.remove(key);
+    }
+    rows.extend(after);
 }

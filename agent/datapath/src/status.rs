@@ -24,6 +24,8 @@ pub struct Applied {
     /// Generation of the snapshot.
     pub generation: u64,
     pub writes: usize,
+    /// Only the changed Services were compiled and compared.
+    pub partial: bool,
     /// Microseconds of compile, check and diff.
     pub plan_us: u64,
     /// Microseconds of map writes.

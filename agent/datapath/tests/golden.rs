@@ -7,13 +7,10 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
-use common::{Model, sizes};
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
+use common::{Model, change, sizes};
 use strake_datapath::{Config, Installed, MapSizes, Runtime, apply, check, compile, diff};
-use strake_state::{Cache, Change, Extract, Kind, ObjectName, World};
+use strake_state::{Cache, Change, Kind, World};
 
 fn world(objects: &[serde_json::Value]) -> World {
     let mut cache = Cache::new("n1");
@@ -21,30 +18,7 @@ fn world(objects: &[serde_json::Value]) -> World {
         cache.apply(Change::Init(kind));
     }
     for object in objects {
-        let meta = &object["metadata"];
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or("default").to_owned();
-        let name = ObjectName::new(text(&meta["namespace"]), text(&meta["name"]));
-        let mut object = object.clone();
-        object["metadata"]["namespace"] = (*name.namespace).into();
-        cache.apply(match object["kind"].as_str().unwrap() {
-            "Service" => {
-                let object: core::Service = serde_json::from_value(object).unwrap();
-                Change::Service(name, object.extract().map(Arc::new))
-            }
-            "EndpointSlice" => {
-                let object: discovery::EndpointSlice = serde_json::from_value(object).unwrap();
-                Change::Slice(name, object.extract().map(Arc::new))
-            }
-            "Node" => {
-                let object: core::Node = serde_json::from_value(object).unwrap();
-                Change::Node(name.name, object.extract().map(Arc::new))
-            }
-            "Pod" => {
-                let object: core::Pod = serde_json::from_value(object).unwrap();
-                Change::Pod(name, object.extract().map(Arc::new))
-            }
-            other => panic!("{other} has no place in a golden file"),
-        });
+        cache.apply(change(object.clone(), true));
     }
     for kind in Kind::ALL {
         cache.apply(Change::InitDone(kind));

@@ -91,7 +91,7 @@ fn spec() -> impl Strategy<Value = Spec> {
 fn world(specs: &BTreeMap<u8, Spec>) -> World {
     let policy = |local| if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
     let mut services = BTreeMap::new();
-    let mut slices: BTreeMap<ObjectName, BTreeMap<Box<str>, Arc<EndpointSlice>>> = BTreeMap::new();
+    let mut slices = BTreeMap::new();
     for (number, spec) in specs {
         let name = ObjectName::new("ns", format!("s{number}"));
         let (v4, v6) = (spec.families & 1 != 0, spec.families & 2 != 0);
@@ -153,7 +153,8 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
         };
         let x = slice("x", endpoints(|octet| Ipv4Addr::new(10, 244, 0, octet).into()));
         let y = slice("y", endpoints(|octet| Ipv6Addr::from([0xfd00, 0x244, 0, 0, 0, 0, 0, octet.into()]).into()));
-        slices.insert(name.clone(), BTreeMap::from([("x".into(), Arc::new(x)), ("y".into(), Arc::new(y))]));
+        let both = BTreeMap::from([(Box::<str>::from("x"), Arc::new(x)), ("y".into(), Arc::new(y))]);
+        slices.insert(name.clone(), Arc::new(both));
         services.insert(name, Arc::new(service));
     }
     let node = Node {
@@ -168,9 +169,9 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
     World {
         synced: true,
         node_name: "n1".into(),
-        services: Arc::new(services),
-        slices: Arc::new(slices),
-        nodes: Arc::new(BTreeMap::from([("n1".into(), Arc::new(node))])),
+        services: services.into_iter().collect(),
+        slices: slices.into_iter().collect(),
+        nodes: [(Box::<str>::from("n1"), Arc::new(node))].into_iter().collect(),
         ..World::default()
     }
 }

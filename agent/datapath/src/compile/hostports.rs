@@ -77,6 +77,7 @@ impl Compiler<'_> {
                 let key = ServiceKey6 { addr: addr.into(), port: Port::new(port.host_port), proto, scope: *scope };
                 if let Some((kind, owner, _)) = self.taken.get(&key) {
                     let message = format!("hostPort {} belongs to {} of {owner}", ShowKey(&key), kind.as_str());
+                    self.desired.contested.insert(key);
                     self.warn(&object, message);
                     continue;
                 }

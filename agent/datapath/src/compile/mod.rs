@@ -27,15 +27,18 @@ mod node;
 mod sources;
 mod topology;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr4, Port};
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey6};
-use strake_state::{LB_ALGORITHM, Pod, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
+use strake_state::{
+    LB_ALGORITHM, ObjectName, Pod, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World,
+};
 
 use crate::config::{Config, LbAlgorithm};
-use crate::desired::{Desired, Frontend, Set, Warning, key_order};
+use crate::desired::{Desired, Frontend, Set, Warning};
 use crate::hash::HashMap;
 
 pub(crate) use dns::service_name;
@@ -46,31 +49,32 @@ use sources::Sources;
 /// Compiles a snapshot for the node of `config`.
 pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
     let node = NodeView::of(world, config);
-    let mut desired = Desired {
-        config: node_config(config, &node, runtime),
-        nodes: nodes(world, &node),
-        zone: dns::zone(config),
-        ..Desired::default()
-    };
-    let mut compiler = Compiler {
-        world,
-        config,
-        node,
-        taken: HashMap::default(),
-        source_lists: HashMap::default(),
-        desired: &mut desired,
-    };
-    for service in world.services.values() {
-        compiler.service(service);
-    }
+    let nodes = nodes(world, &node);
+    let mut desired = start(config, &node, runtime);
+    (desired.nodes, desired.zone) = (nodes, dns::zone(config));
+    let mut compiler = Compiler::new(world, config, node, &mut desired);
+    world.services.values().for_each(|service| compiler.service(service));
     compiler.host_ports();
     compiler.opted_out_pods();
-    desired.frontends.sort_by_key(|frontend| key_order(&frontend.key));
-    desired.cluster_ips.sort();
-    desired.cluster_ips.dedup();
-    desired.warnings.sort();
-    desired.warnings.dedup();
-    desired
+    desired.in_order()
+}
+
+/// Compiles some Services as if there were nothing else: no other Service, no hostPort, no other node.
+pub(crate) fn compile_services(
+    world: &World,
+    config: &Config,
+    runtime: Runtime,
+    names: &BTreeSet<ObjectName>,
+) -> Desired {
+    let node = NodeView::of(world, config);
+    let mut desired = start(config, &node, runtime);
+    let mut compiler = Compiler::new(world, config, node, &mut desired);
+    names.iter().filter_map(|name| world.services.get(name)).for_each(|service| compiler.service(service));
+    desired.in_order()
+}
+
+fn start(config: &Config, node: &NodeView, runtime: Runtime) -> Desired {
+    Desired { config: node_config(config, node, runtime), ..Desired::default() }
 }
 
 /// IPv4 or IPv6.
@@ -154,6 +158,12 @@ struct Sets<'a> {
     algorithm: LbAlgorithm,
     cluster: Option<usize>,
     local: Option<usize>,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(world: &'a World, config: &'a Config, node: NodeView, desired: &'a mut Desired) -> Self {
+        Self { world, config, node, taken: HashMap::default(), source_lists: HashMap::default(), desired }
+    }
 }
 
 impl Compiler<'_> {
@@ -270,6 +280,7 @@ impl Compiler<'_> {
             Some((other_kind, other, _)) if *other_kind <= kind => {
                 // One Service may list an address twice.
                 if **other != *object {
+                    self.desired.contested.insert(key);
                     let shown = crate::desired::ShowKey(&key).to_string();
                     let message = format!("{} {shown} belongs to {} of {other}", kind.as_str(), other_kind.as_str());
                     self.warn(object, message);
@@ -278,6 +289,7 @@ impl Compiler<'_> {
             }
             Some((other_kind, other, index)) => {
                 let (other, index) = (other.clone(), *index);
+                self.desired.contested.insert(key);
                 let shown = crate::desired::ShowKey(&key).to_string();
                 let message = format!("{} {shown} belongs to {} of {object}", other_kind.as_str(), kind.as_str());
                 self.warn(&other, message);

@@ -5,13 +5,36 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use serde::de::DeserializeOwned;
 use strake_abi::addr::{Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{Backend, MAGLEV_ROW, MaglevRow, MemberKey, Service, ServiceKey6};
 use strake_datapath::{Contents, MapSizes, Maps, ShowKey, SourceRange, key_order, table};
+use strake_state::{Change, Extract, ObjectName};
+
+/// An object of a cluster, as it is written in YAML, that is there or is gone.
+pub fn change(mut object: serde_json::Value, there: bool) -> Change {
+    let meta = &object["metadata"];
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("default").to_owned();
+    let name = ObjectName::new(text(&meta["namespace"]), text(&meta["name"]));
+    object["metadata"]["namespace"] = (*name.namespace).into();
+    fn extract<K: DeserializeOwned + Extract>(object: serde_json::Value, there: bool) -> Option<Arc<K::Kept>> {
+        serde_json::from_value::<K>(object).unwrap().extract().filter(|_| there).map(Arc::new)
+    }
+    match object["kind"].as_str().unwrap() {
+        "Service" => Change::Service(name, extract::<core::Service>(object, there)),
+        "EndpointSlice" => Change::Slice(name, extract::<discovery::EndpointSlice>(object, there)),
+        "Node" => Change::Node(name.name, extract::<core::Node>(object, there)),
+        "Pod" => Change::Pod(name, extract::<core::Pod>(object, there)),
+        other => panic!("{other} is not followed by these tests"),
+    }
+}
 
 pub const SLOTS: u32 = 512;
 const ROWS: u32 = 1024;
