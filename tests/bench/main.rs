@@ -19,10 +19,11 @@ fn main() {
         ["helper", ..] => worker::main(&arguments[1..]),
         ["proxy", rest @ ..] => proxy::run(Scale::of(rest), rest),
         ["dns", rest @ ..] => dns::run(Scale::of(rest)),
-        ["scale", rest @ ..] => scale::run(Scale::of(rest)),
+        ["scale", rest @ ..] => scale::run(Scale::of(rest), rest),
         _ => {
             eprintln!(
-                "usage: strake-bench proxy|dns|scale [--quick] [--services N,N] [--measures crr,connect,rr,stream,mix]"
+                "usage: strake-bench proxy [--quick] [--services N,N] [--measures crr,connect,rr,stream,mix]\n       \
+                 strake-bench dns [--quick]\n       strake-bench scale [--quick] [--alone]"
             );
             2
         }

@@ -90,6 +90,14 @@ impl Report {
         }));
     }
 
+    /// One figure of ours, measured once.
+    pub fn figure(&mut self, case: &str, unit: &str, value: f64) {
+        self.rows.push(json!({
+            "case": case, "metric": "value", "unit": unit, "better": "lower", "peer": null,
+            "ours": value, "theirs": null, "ratio": null, "ours_spread": null, "theirs_spread": null, "runs": 1,
+        }));
+    }
+
     /// Writes `target/bench/NAME.json`: an object of the machine, kernel, commit, date, build and the rows.
     pub fn write(&self, name: &str) -> io::Result<()> {
         let command = |program: &str, arguments: &[&str]| {

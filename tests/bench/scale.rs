@@ -3,6 +3,7 @@
 //!
 //! Ours is timed from the change in the agent's cache to the end of the last map write.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use strake_state::Cache;
 use strake_tests::lab::{Lab, NODE_IP, cache_of, change};
 use strake_tests::peers::{self, PeerService};
 
-use crate::report::{Report, Samples, print_head, print_row};
+use crate::report::{Report, Samples, median, print_head, print_row};
 use crate::rooms::{idle, objects};
 use crate::{Scale, lab};
 
@@ -19,28 +20,35 @@ const SERVICES: usize = 30_000;
 /// Changes that are gathered before a snapshot in the stream: a hundredth of a second at 1,000 a second.
 const GATHERED: usize = 10;
 
-pub fn run(scale: Scale) -> i32 {
-    let all: Vec<PeerService> = (1..=SERVICES).map(idle).collect();
-    let values: Vec<serde_json::Value> = all.iter().flat_map(objects).collect();
+/// Snapshots a second in the stream.
+const STREAM_HZ: f64 = 100.0;
+
+pub fn run(scale: Scale, arguments: &[&str]) -> i32 {
+    let resident_before = resident();
     let (mut cold, mut cold_nft) = (Samples::default(), Samples::default());
     let (mut one, mut one_nft) = (Samples::default(), Samples::default());
     let mut stream = Samples::default();
-    let mut cache = cache_of(&values);
-    let rules = peers::nftables(&all, NODE_IP);
+    let mut cache = cache_of((1..=SERVICES).map(idle).flat_map(|service| objects(&service)));
+    let snapshot = resident().saturating_sub(resident_before);
+    let mut memory = None;
     for _ in 0..scale.rounds.div_ceil(4) {
         let mut ours = lab();
         ours.start();
         let started = Instant::now();
         apply(&mut cache, &ours);
         cold.block(vec![started.elapsed()]);
+        memory.get_or_insert_with(|| (resident().saturating_sub(resident_before), maps()));
         one.block((0..scale.block / 20).map(|step| one_more(&mut cache, &ours, step)).collect());
         stream.block((0..scale.block / 20).map(|step| churn(&mut cache, &ours, step)).collect());
     }
     // Once: this is a matter of minutes.
-    let peer = lab();
-    if let Some(took) = nft(&peer, &rules) {
-        cold_nft.block(vec![took]);
-        one_nft.block((0..6).filter_map(|step| nft(&peer, &addition(step))).collect());
+    if !arguments.contains(&"--alone") {
+        let all: Vec<PeerService> = (1..=SERVICES).map(idle).collect();
+        let peer = lab();
+        if let Some(took) = nft(&peer, &peers::nftables(&all, NODE_IP)) {
+            cold_nft.block(vec![took]);
+            one_nft.block((0..6).filter_map(|step| nft(&peer, &addition(step))).collect());
+        }
     }
     let mut report = Report::default();
     for (what, ours, theirs) in [
@@ -56,6 +64,15 @@ pub fn run(scale: Scale) -> i32 {
         }
         report.compare(what, ours, theirs.map(|samples| ("nftables", samples)));
     }
+    let (agent, maps) = memory.unwrap_or_default();
+    let share = median(&stream.quantiles(0.5)) * STREAM_HZ / 1e6;
+    println!("\n  1,000 changed slices a second: {:.2} % of a core", share * 100.0);
+    println!("  resident: {} MiB with the snapshot, {} MiB once it is programmed", snapshot >> 20, agent >> 20);
+    println!("  the maps themselves: {} MiB", maps >> 20);
+    report.figure("1,000 changed slices a second", "of a core", share);
+    report.figure("resident with the snapshot", "bytes", snapshot as f64);
+    report.figure("resident once it is programmed", "bytes", agent as f64);
+    report.figure("maps", "bytes", maps as f64);
     report.write("scale").unwrap();
     0
 }
@@ -138,4 +155,24 @@ fn nft(lab: &Lab, rules: &str) -> Option<Duration> {
     let started = Instant::now();
     peers::load(&lab.node, &["nft", "-f", "-"], rules)?;
     Some(started.elapsed())
+}
+
+/// Bytes of this process in memory.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// Bytes of the BPF maps that this process has open.
+fn maps() -> u64 {
+    let mut maps = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten() {
+        let info = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
+            maps.insert(id, bytes);
+        }
+    }
+    maps.values().sum()
 }

@@ -7,6 +7,7 @@
 //! Everything is named after the process and removed when the lab is dropped, also by a panic. Needs root, iproute2
 //! and a mounted cgroup2. Nothing of the machine itself is touched.
 
+use std::borrow::Borrow;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -479,13 +480,13 @@ pub fn world_of(objects: &[Value]) -> World {
 }
 
 /// What the agent of node `n1` knows once it has listed the objects.
-pub fn cache_of(objects: &[Value]) -> Cache {
+pub fn cache_of<O: Borrow<Value>>(objects: impl IntoIterator<Item = O>) -> Cache {
     let mut cache = Cache::new("n1");
     for kind in Kind::ALL {
         cache.apply(Change::Init(kind));
     }
     for object in objects {
-        cache.apply(change(object));
+        cache.apply(change(object.borrow()));
     }
     for kind in Kind::ALL {
         cache.apply(Change::InitDone(kind));
