@@ -51,7 +51,9 @@ impl Part {
             return None;
         }
         let needs = (Needs::of(&old), Needs::of(&new));
-        if !last.needs.exchanged(&needs.0, &needs.1).fits(sizes) {
+        let all = last.needs.exchanged(&needs.0, &needs.1);
+        // Pods that opted out of the socket hooks are warned of the first IPv6 Service.
+        if !all.fits(sizes) || (all.services_v6 == 0) != (last.needs.services_v6 == 0) {
             return None;
         }
         let mine = mine(installed, &old, &new)?;
