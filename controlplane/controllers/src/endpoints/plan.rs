@@ -124,7 +124,7 @@ pub fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{PodCondition, PodStatus, ServicePort, ServiceSpec};
+    use k8s_openapi::api::core::v1::{PodCondition, PodIP, PodStatus, ServicePort, ServiceSpec};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     fn pod(i: usize, ready: bool) -> Arc<Pod> {
@@ -164,5 +164,28 @@ mod tests {
         let e = plan(&service, &many, Some(&e), None).unwrap();
         assert_eq!(e.subsets.unwrap()[0].addresses.as_ref().unwrap().len(), 1000);
         assert_eq!(e.metadata.annotations.unwrap()[OVER_CAPACITY], "truncated");
+    }
+
+    #[test]
+    fn only_the_primary_family_is_listed() {
+        let mut pod = (*pod(1, true)).clone();
+        let ips = ["10.0.0.1", "fd00::1"].map(|ip| PodIP { ip: ip.into() });
+        pod.status.as_mut().unwrap().pod_ips = Some(ips.into());
+        let listed = |families: &[&str]| {
+            let service = Service {
+                metadata: ObjectMeta { name: Some("web".into()), ..Default::default() },
+                spec: Some(ServiceSpec {
+                    ip_families: Some(families.iter().map(|f| (*f).to_owned()).collect()),
+                    ports: Some(vec![ServicePort { port: 80, ..Default::default() }]),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let endpoints = plan(&service, &[Arc::new(pod.clone())], None, None).unwrap();
+            let addresses = endpoints.subsets.unwrap()[0].addresses.clone().unwrap();
+            addresses.into_iter().map(|address| address.ip).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&["IPv4", "IPv6"]), ["10.0.0.1"]);
+        assert_eq!(listed(&["IPv6", "IPv4"]), ["fd00::1"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::plan::{MAX_ENDPOINTS, Plan, plan};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, Node, Pod, PodCondition, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
+    Container, ContainerPort, Node, Pod, PodCondition, PodIP, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -180,6 +180,51 @@ fn one_change_rewrites_one_slice_and_nothing_is_ever_lost_or_doubled() {
         assert_eq!((total, s.addresses().len()), (pods.len(), pods.len()));
         assert!(plan(&service(), &pods, &s.0, node, None).is_empty());
     }
+}
+
+/// A Pod with an address of each family, the IPv6 one first for odd ones.
+fn dual_pod(i: usize) -> Arc<Pod> {
+    let mut pod = (*pod(i, 8080, true)).clone();
+    let status = pod.status.as_mut().unwrap();
+    let mut ips = vec![status.pod_ip.clone().unwrap(), format!("fd00:10:244::{i:x}")];
+    if i % 2 == 1 {
+        ips.reverse();
+    }
+    status.pod_ips = Some(ips.into_iter().map(|ip| PodIP { ip }).collect());
+    Arc::new(pod)
+}
+
+#[test]
+fn a_dual_stack_service_has_slices_of_each_address_type() {
+    let with = |families: &[&str]| {
+        let mut service = service();
+        service.spec.as_mut().unwrap().ip_families = Some(families.iter().map(|f| (*f).to_owned()).collect());
+        service.spec.as_mut().unwrap().traffic_distribution = Some("PreferSameZone".into());
+        service
+    };
+    // The third Pod has IPv4 only.
+    let pods = [dual_pod(1), dual_pod(2), pod(3, 8080, true)];
+    let mut s = Slices::default();
+    s.apply(plan(&with(&["IPv4", "IPv6"]), &pods, &s.0, node, None));
+    let of = |s: &Slices, kind: &str| {
+        let slices: Vec<_> = s.0.iter().filter(|slice| slice.address_type == kind).cloned().collect();
+        let endpoints: Vec<_> = slices.iter().flat_map(|slice| slice.endpoints.clone().unwrap_or_default()).collect();
+        let addresses: BTreeSet<String> = endpoints.iter().flat_map(|e| e.addresses.clone()).collect();
+        for e in &endpoints {
+            assert_eq!((e.zone.as_deref(), e.node_name.as_deref()), (Some("z1"), Some("n1")));
+            assert_eq!(e.hints.as_ref().unwrap().for_zones.as_ref().unwrap()[0].name, "z1");
+        }
+        addresses.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(of(&s, "IPv4"), ["10.244.0.2", "10.244.0.3", "10.244.0.4"]);
+    assert_eq!(of(&s, "IPv6"), ["fd00:10:244::1", "fd00:10:244::2"]);
+    let labels: Vec<_> = s.0.iter().map(|slice| slice.metadata.labels.clone().unwrap()).collect();
+    assert_eq!((s.0.len(), &labels[0]), (2, &labels[1]));
+    assert!(plan(&with(&["IPv4", "IPv6"]), &pods, &s.0, node, None).is_empty(), "and they are left alone");
+    // A Service that gives its second family up loses that family's slices, and no other.
+    let p = plan(&with(&["IPv4"]), &pods, &s.0, node, None);
+    assert_eq!((p.create.len(), p.update.len(), p.delete.len()), (0, 0, 1));
+    assert_eq!(p.delete[0].address_type, "IPv6");
 }
 
 #[test]
