@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network};
 use strake_agent::{Component, Config, Join, LbAlgorithm, Listen, Sandboxes, Standalone};
 
 #[derive(clap::Args, Clone)]
@@ -39,12 +39,13 @@ pub struct NodeArgs {
     /// Domain of the cluster's names
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// Range of all Pod addresses
-    #[arg(long, default_value = "10.244.0.0/16")]
-    pub cluster_cidr: Ipv4Network,
-    /// Range of Service addresses
-    #[arg(long, default_value = "10.96.0.0/16")]
-    pub service_cidr: Ipv4Network,
+    /// Range of all Pod addresses; one of each family, separated by a comma, for dual stack
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR[,CIDR]")]
+    pub cluster_cidr: Ranges,
+    /// Range of Service addresses; one of each family, separated by a comma, for dual stack: the first one's is the
+    /// default family of Services
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR[,CIDR]")]
+    pub service_cidr: Ranges,
     /// Parts of the node to run; leave one out to put its stock counterpart in its place
     #[arg(long, value_delimiter = ',', default_value = "kubelet,proxy,network,dns")]
     components: Vec<Component>,
@@ -126,8 +127,8 @@ impl NodeArgs {
             resolv_conf: self.resolv_conf.clone(),
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain.clone(),
-            cluster_cidr: self.cluster_cidr,
-            service_cidr: self.service_cidr,
+            cluster_cidr: self.cluster_cidr.v4().context("--cluster-cidr has no IPv4 range; a node needs one")?,
+            service_cidr: self.service_cidr.v4().context("--service-cidr has no IPv4 range; a node needs one")?,
             components: self.components(),
             lb_algorithm: self.lb_algorithm,
             sandboxes: self.sandboxes(),
@@ -150,11 +151,49 @@ impl NodeArgs {
             uplink: self.uplink()?,
             cgroup_root: self.cgroup_root.clone().map_or_else(cgroup2, Ok)?,
             bpf_root: self.bpf_root.clone(),
-            cluster_cidr: self.cluster_cidr,
+            cluster_cidr: self.cluster_cidr.v4().context("--cluster-cidr has no IPv4 range; a node needs one")?,
             lb_algorithm: self.lb_algorithm,
             sandboxes: self.sandboxes(),
             listen: self.listen(),
         })
+    }
+}
+
+/// One range of addresses, or one of each family, in the order they were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    pub primary: IpNetwork,
+    pub secondary: Option<IpNetwork>,
+}
+
+impl Ranges {
+    /// The IPv4 one.
+    fn v4(self) -> Option<Ipv4Network> {
+        [Some(self.primary), self.secondary].into_iter().flatten().find_map(|range| match range {
+            IpNetwork::V4(v4) => Some(v4),
+            IpNetwork::V6(_) => None,
+        })
+    }
+}
+
+impl std::str::FromStr for Ranges {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let range = |text: &str| match text.trim().parse::<IpNetwork>() {
+            Ok(range) if range.network() == range.ip() => Ok(range),
+            Ok(range) => {
+                Err(format!("{text} has bits set beyond its prefix; is {}/{} meant?", range.network(), range.prefix()))
+            }
+            Err(_) => Err(format!("{text:?} is not ADDRESS/LENGTH")),
+        };
+        let mut ranges = text.split(',').map(range).collect::<Result<Vec<_>, _>>()?.into_iter();
+        match (ranges.next(), ranges.next(), ranges.next()) {
+            (Some(primary), secondary, None) if secondary.is_none_or(|s| s.is_ipv4() != primary.is_ipv4()) => {
+                Ok(Self { primary, secondary })
+            }
+            _ => Err(format!("{text} is not one range, or one of each family")),
+        }
     }
 }
 
@@ -197,6 +236,21 @@ fn cgroup2() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_one_or_one_of_each_family() {
+        let read = |text: &str| text.parse::<Ranges>();
+        let net = |text: &str| text.parse::<IpNetwork>().unwrap();
+        let one = Ranges { primary: net("10.244.0.0/16"), secondary: None };
+        assert_eq!(read("10.244.0.0/16"), Ok(one));
+        let two = Ranges { primary: net("fd00::/56"), secondary: Some(net("10.244.0.0/16")) };
+        assert_eq!(read("fd00::/56, 10.244.0.0/16"), Ok(two));
+        assert_eq!(two.v4(), one.v4());
+        assert!(read("10.244.0.0/16,10.245.0.0/16").unwrap_err().contains("one of each family"));
+        assert!(read("10.244.0.0/16,fd00::/56,fd01::/56").is_err());
+        assert!(read("10.244.1.0/16").unwrap_err().contains("10.244.0.0/16"));
+        assert!(read("10.244.0.0/16,").unwrap_err().contains("ADDRESS/LENGTH"));
+    }
 
     #[test]
     fn bind_addresses_are_read_as_kube_proxy_reads_them() {

@@ -39,8 +39,10 @@ pub async fn run(args: Args) -> Result<()> {
     let config = ServerConfig {
         bind: SocketAddr::new(args.bind_address.unwrap_or(node_ip), args.https_listen_port),
         names: args.tls_san,
-        cluster_cidr: args.node.cluster_cidr,
-        service_cidr: args.node.service_cidr,
+        cluster_cidr: args.node.cluster_cidr.primary,
+        secondary_cluster_cidr: args.node.cluster_cidr.secondary,
+        service_cidr: args.node.service_cidr.primary,
+        secondary_service_cidr: args.node.service_cidr.secondary,
         cluster_dns: args.node.cluster_dns,
         cluster_domain: args.node.cluster_domain.clone(),
         disabled: args.disable.into_iter().collect(),

@@ -28,7 +28,7 @@ use strake_store::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Component, ServerConfig, UnknownComponent};
+pub use config::{Component, InvalidRange, ServerConfig, UnknownComponent};
 pub use join::{JoinToken, JoinTokenError};
 
 /// Why the control plane did not start, or did not keep going.
@@ -51,6 +51,9 @@ pub enum Error {
         /// What kube says.
         source: Box<kube::Error>,
     },
+    /// A range of addresses.
+    #[error(transparent)]
+    Range(#[from] config::InvalidRange),
     /// The join token.
     #[error(transparent)]
     Join(#[from] join::JoinError),
@@ -78,13 +81,14 @@ pub struct ControlPlane {
 /// [`Error`] names the file, address or object that is in the way.
 pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<ControlPlane, Error> {
     let started = std::time::Instant::now();
+    config.check()?;
     // What has been started ends if the rest cannot.
     let stop = shutdown.child_token();
     let guard = stop.clone().drop_guard();
     let api = config.api();
     let advertise = config.advertise.to_string();
     let extra = config.names.iter().map(String::as_str).chain([advertise.as_str()]);
-    let names = Names::api_server(&config.cluster_domain, &[api.kubernetes_ip().into()], extra);
+    let names = Names::api_server(&config.cluster_domain, &[api.kubernetes_ip()], extra);
     let pki = Arc::new(Pki::ensure(&config.data_dir.join("server/pki"), &names)?);
     let store_dir = config.data_dir.join("server/store");
     let opened = tokio::task::spawn_blocking(move || Embedded::open(&store_dir, Options::default())).await;
@@ -103,7 +107,8 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
     if !config.disabled.contains(&Component::Controllers) {
         let clients = credentials.controllers()?;
         let settings = strake_controllers::Config {
-            cluster_cidr: (config.cluster_cidr.network(), config.cluster_cidr.prefix()),
+            cluster_cidr: config.cluster_cidr,
+            secondary_cluster_cidr: config.secondary_cluster_cidr,
             ..strake_controllers::Config::new(Arc::clone(&pki))
         };
         let stop = stop.clone();

@@ -112,7 +112,7 @@ pub async fn serve(
         () = shutdown.cancelled() => return Err(ServeError::Cancelled),
     }
     let auth = Auth::new(kinds, &cacher, &pki)?;
-    let services = ServiceAllocator::new(config.service_cidr, config.node_ports.clone());
+    let services = ServiceAllocator::new(config.service_cidrs(), config.node_ports.clone());
     let api = Arc::new(Api {
         kubelets: KubeletClient::new(&pki)?,
         storage: Storage::new(backend),

@@ -30,10 +30,12 @@ pub mod runtime;
 pub mod serviceaccount;
 pub mod shared;
 
+pub use crate::nodeipam::plan::node_cidr_mask;
 use crate::runtime::{Flavour, Recorder};
 use crate::shared::Shared;
+use ipnetwork::IpNetwork;
 use kube::Client;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use strake_pki::Pki;
@@ -67,10 +69,10 @@ pub struct Config {
     pub pki: Arc<Pki>,
     /// Longest validity of a signed certificate.
     pub certificate_validity: Duration,
-    /// The network Pod CIDRs are cut from: address and prefix length.
-    pub cluster_cidr: (Ipv4Addr, u8),
-    /// Prefix length of one node's Pod CIDR.
-    pub node_cidr_mask: u8,
+    /// The network Pod CIDRs are cut from.
+    pub cluster_cidr: IpNetwork,
+    /// And the one of the other family, in a dual-stack cluster.
+    pub secondary_cluster_cidr: Option<IpNetwork>,
     /// A node that has not renewed its Lease for this long is Unknown (stock: 40 s; 50 s since 1.32).
     pub node_monitor_grace: Duration,
     /// The same for a node that has never reported (stock: 60 s).
@@ -82,11 +84,13 @@ pub struct Config {
 impl Config {
     /// The cluster's usual values, for a CA.
     pub fn new(pki: Arc<Pki>) -> Self {
+        // 10.244.0.0/16 is a valid network.
+        let pods = IpAddr::from([10, 244, 0, 0]);
         Config {
             pki,
             certificate_validity: strake_pki::LEAF_VALIDITY,
-            cluster_cidr: (Ipv4Addr::new(10, 244, 0, 0), 16),
-            node_cidr_mask: 24,
+            cluster_cidr: IpNetwork::new(pods, 16).unwrap_or_else(|_| IpNetwork::from(pods)),
+            secondary_cluster_cidr: None,
             node_monitor_grace: Duration::from_secs(40),
             node_startup_grace: Duration::from_secs(60),
             terminated_pod_threshold: 12_500,

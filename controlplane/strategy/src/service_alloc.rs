@@ -65,6 +65,9 @@ pub fn init_families(svc: &mut Value, old: Option<&Value>, cluster: &[Family]) -
     if !svc.at("spec").is_object() || !needs_cluster_ip(svc.at("spec")) {
         return Ok(());
     }
+    if old.is_some_and(|old| prefers_what_it_has(svc.at("spec"), old.at("spec"))) {
+        return Ok(());
+    }
     let mut errors = Errs::new();
     let headless_without_selector =
         svc.at("spec").text("clusterIP") == "None" && crate::walk::is_empty(svc.at("spec").at("selector"));
@@ -93,6 +96,14 @@ pub fn init_families(svc: &mut Value, old: Option<&Value>, cluster: &[Family]) -
             }
         }
         let policy = s.at("ipFamilyPolicy").clone();
+        if let (Some(o), false) = (old, single) {
+            for (field, what) in [("clusterIPs", "cluster IP"), ("ipFamilies", "IP family")] {
+                if reduced(s.list(field), o.at("spec").list(field)) {
+                    let why = format!("must be 'SingleStack' to release the secondary {what}");
+                    errors.push(invalid(&p.child("ipFamilyPolicy"), policy.clone(), why));
+                }
+            }
+        }
         if single {
             for (field, what) in [("clusterIPs", "cluster IPs"), ("ipFamilies", "IP families")] {
                 if s.list(field).len() == 2 {
@@ -146,6 +157,20 @@ pub fn init_families(svc: &mut Value, old: Option<&Value>, cluster: &[Family]) -
         put(s, "ipFamilies", json!(families));
     });
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// An update that leaves a PreferDualStack Service's families as they are. It neither gains nor loses an address then,
+/// though the cluster may have gained or lost a family since.
+fn prefers_what_it_has(new: &Value, old: &Value) -> bool {
+    new.text("ipFamilyPolicy") == "PreferDualStack"
+        && ["ipFamilyPolicy", "ipFamilies", "clusterIP", "clusterIPs"]
+            .iter()
+            .all(|field| same(new.at(field), old.at(field)))
+}
+
+/// True if the first of two is left.
+fn reduced(new: &[Value], old: &[Value]) -> bool {
+    old.len() == 2 && new.len() == 1 && new[0] == old[0]
 }
 
 /// What a Service needs. Call after [`init_families`].

@@ -38,8 +38,8 @@ pub struct BootstrapError {
 /// # Errors
 /// Names the object that could not be written.
 pub async fn run(api: &Arc<Api>) -> Result<(), BootstrapError> {
-    let cidr = api.config.service_cidr.to_string();
-    let cidrs = [cidr.as_str()];
+    let cidrs: Vec<String> = api.config.service_cidrs().map(|cidr| cidr.to_string()).collect();
+    let cidrs: Vec<&str> = cidrs.iter().map(String::as_str).collect();
     let mut all = objects(&Settings { service_cidrs: &cidrs });
     let rest = all.split_off(all.iter().take_while(|object| object.resource == "namespaces").count());
     // Namespaces first: the others are in them.
@@ -153,6 +153,22 @@ async fn ensure(api: &Arc<Api>, object: Object) -> Result<(), BootstrapError> {
     let kept = |annotation: &str| meta::annotation(&there, annotation) == Some("false");
     match reconcile {
         Reconcile::FlowControl if !kept("apf.kubernetes.io/autoupdate-spec") => {
+            set(api, group, resource, &namespace, &name, value, &["spec"]).await
+        }
+        Reconcile::ServiceCidr => {
+            let (have, want) = (meta::list_at(&there, &["spec", "cidrs"]), meta::list_at(&value, &["spec", "cidrs"]));
+            if have == want {
+                return Ok(());
+            }
+            if !want.starts_with(have) {
+                // Its addresses are in use: upstream leaves it too, and so does validation.
+                tracing::warn!(
+                    ?have,
+                    ?want,
+                    "ServiceCIDR {name} is not what --service-cidr says, and cannot become it"
+                );
+                return Ok(());
+            }
             set(api, group, resource, &namespace, &name, value, &["spec"]).await
         }
         Reconcile::Rbac if !kept("rbac.authorization.kubernetes.io/autoupdate") => {

@@ -1,6 +1,6 @@
 //! The `kubernetes` Service with this server as its endpoint, and the Service of the cluster's DNS.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::api::Api;
 /// Names the object that could not be written.
 pub async fn run(api: &Arc<Api>) -> Result<(), BootstrapError> {
     let (address, port) = (api.config.advertise.to_string(), api.address.port());
-    let kubernetes_ip = api.config.kubernetes_ip().to_string();
+    let kubernetes_ip = api.config.kubernetes_ip();
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
@@ -22,7 +22,7 @@ pub async fn run(api: &Arc<Api>) -> Result<(), BootstrapError> {
         },
         "spec": {
             "type": "ClusterIP", "clusterIP": kubernetes_ip, "clusterIPs": [kubernetes_ip],
-            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
+            "ipFamilies": [family(kubernetes_ip)], "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
             "internalTrafficPolicy": "Cluster",
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
         },
@@ -48,7 +48,7 @@ pub async fn run(api: &Arc<Api>) -> Result<(), BootstrapError> {
             "name": "kubernetes", "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
-        "addressType": if api.config.advertise.is_ipv4() { "IPv4" } else { "IPv6" },
+        "addressType": family(api.config.advertise),
         "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
@@ -56,9 +56,13 @@ pub async fn run(api: &Arc<Api>) -> Result<(), BootstrapError> {
     dns(api).await
 }
 
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
 /// The Service of the cluster's DNS. It has no selector: every node's agent answers its address.
 async fn dns(api: &Arc<Api>) -> Result<(), BootstrapError> {
-    let dns = api.config.cluster_dns.to_string();
+    let dns = api.config.cluster_dns;
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {

@@ -34,9 +34,15 @@ impl TestServer {
     }
 
     pub async fn start_in(dir: TempDir) -> Self {
+        Self::start_with(dir, |_| ()).await
+    }
+
+    /// With another configuration than the usual.
+    pub async fn start_with(dir: TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let config = Config::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Ipv4Addr::new(192, 0, 2, 1).into());
-        let names = Names::api_server("cluster.local", &[config.kubernetes_ip().into()], []);
+        let mut config = Config::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Ipv4Addr::new(192, 0, 2, 1).into());
+        change(&mut config);
+        let names = Names::api_server("cluster.local", &[config.kubernetes_ip()], []);
         let pki = Arc::new(Pki::ensure(&dir.path().join("pki"), &names).unwrap());
         let store = Arc::new(Embedded::open(&dir.path().join("store"), Options::default()).unwrap());
         let shutdown = CancellationToken::new();
@@ -45,13 +51,16 @@ impl TestServer {
     }
 
     /// Ends the server and starts another one over the same files.
-    pub async fn restart(mut self) -> Self {
+    pub async fn restart(self) -> Self {
+        Self::start_in(self.end().await).await
+    }
+
+    /// Ends the server; its files stay.
+    pub async fn end(mut self) -> TempDir {
         self.shutdown.cancel();
         self.server.take().unwrap().wait().await;
         self.store.close().await.unwrap();
-        let dir = self.dir.take().unwrap();
-        drop(self);
-        Self::start_in(dir).await
+        self.dir.take().unwrap()
     }
 
     /// A client with a certificate for a user and its groups.

@@ -25,6 +25,8 @@ pub enum Reconcile {
     Rbac,
     /// Unless its annotation `apf.kubernetes.io/autoupdate-spec` is `false`: its spec is set again.
     FlowControl,
+    /// A ServiceCIDR of one family is given the other when the cluster gets it; what it has stays.
+    ServiceCidr,
 }
 
 /// One object, without uid, times and resource version.
@@ -47,7 +49,7 @@ fn object(group: &'static str, resource: &'static str, reconcile: Reconcile, val
 
 /// Everything, in an order in which it can be created.
 pub fn objects(settings: &Settings<'_>) -> Vec<Object> {
-    use Reconcile::{CreateOnly, FlowControl, Rbac};
+    use Reconcile::{CreateOnly, FlowControl, Rbac, ServiceCidr};
     const RBAC: &str = "rbac.authorization.k8s.io";
     const FLOW: &str = "flowcontrol.apiserver.k8s.io";
     let mut all = Vec::new();
@@ -71,7 +73,7 @@ pub fn objects(settings: &Settings<'_>) -> Vec<Object> {
     for value in flow::flow_schemas() {
         all.push(object(FLOW, "flowschemas", FlowControl, value));
     }
-    all.push(object("networking.k8s.io", "servicecidrs", CreateOnly, service_cidr(settings.service_cidrs)));
+    all.push(object("networking.k8s.io", "servicecidrs", ServiceCidr, service_cidr(settings.service_cidrs)));
     all
 }
 

@@ -109,6 +109,35 @@ fn families_must_be_the_clusters() {
 }
 
 #[test]
+fn families_change_only_when_the_policy_says_so() {
+    let k = kind("v1", "Service");
+    let both = [Family::V4, Family::V6];
+    let dual = |mut s: Value| {
+        alloc::init_families(&mut s, None, &both).unwrap();
+        alloc::set_cluster_ips(&mut s, &["10.96.0.7".into(), "fd00::7".into()]);
+        s
+    };
+    let old = dual(created(&k, service(json!({ "ipFamilyPolicy": "PreferDualStack", "ports": ports() }))));
+    let after = |change: &dyn Fn(&mut Value), cluster: &[Family]| {
+        let (mut new, errors) = updated(&k, &old, "", change);
+        assert!(errors.is_empty() || !new["spec"]["clusterIPs"].is_null(), "{errors:?}");
+        alloc::init_families(&mut new, Some(&old), cluster).map(|()| new["spec"].clone()).map_err(told)
+    };
+    // Nothing asked for: nothing changes, not even where the cluster has lost a family.
+    let same = after(&|s| s["spec"]["selector"] = json!({ "a": "b" }), &[Family::V4]).unwrap();
+    assert_eq!(same["clusterIPs"], json!(["10.96.0.7", "fd00::7"]));
+    // One family asked for: the second goes.
+    let single = after(&|s| s["spec"]["ipFamilyPolicy"] = "SingleStack".into(), &both).unwrap();
+    assert_eq!((&single["clusterIPs"], &single["ipFamilies"]), (&json!(["10.96.0.7"]), &json!(["IPv4"])));
+    // The second merely left out.
+    let why = |field: &str, first: &str| after(&|s| s["spec"][field] = json!([first]), &both).unwrap_err();
+    let says =
+        "spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must be 'SingleStack' to release the secondary";
+    assert_eq!(why("clusterIPs", "10.96.0.7"), [format!("{says} cluster IP")]);
+    assert_eq!(why("ipFamilies", "IPv4"), [format!("{says} IP family")]);
+}
+
+#[test]
 fn the_manifest_that_made_a_service_applies_again() {
     let k = kind("v1", "Service");
     let old = stored(json!({ "type": "NodePort", "ports": ports(), "selector": { "a": "b" } }));
