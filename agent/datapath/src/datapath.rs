@@ -362,13 +362,16 @@ impl Inner {
             self.planner.lost();
             return Err(error.into());
         }
+        let write_us = (started.elapsed() - planned).as_micros() as u64;
         let (writes, partial) = (proposal.plan.writes(), proposal.is_partial());
         let removed = proposal.plan.members_removed.clone();
         self.planner.commit(proposal, Instant::now());
+        if !partial {
+            sys::trim_memory();
+        }
         if writes == 0 {
             return Ok(ApplyOutcome::Unchanged);
         }
-        let write_us = (started.elapsed() - planned).as_micros() as u64;
         let swept = sweep(&mut self.maps, &removed, &config.cgroup_root)?;
         Ok(ApplyOutcome::Applied(Applied {
             generation: world.generation,

@@ -2,7 +2,10 @@
 //! to, batches of map reads and writes, and the end of every running program.
 //!
 //! May not know: which maps and programs there are.
-#![expect(unsafe_code, reason = "bpf(2), membarrier(2) and SO_NETNS_COOKIE have no safe wrapper in our dependencies")]
+#![expect(
+    unsafe_code,
+    reason = "bpf(2), membarrier(2), SO_NETNS_COOKIE and malloc_trim(3) have no safe wrapper in our dependencies"
+)]
 
 use std::ffi::CString;
 use std::io;
@@ -255,4 +258,13 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Gives memory that was freed back to the system: what planning a whole cluster takes is not needed for long.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and the allocator locks itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

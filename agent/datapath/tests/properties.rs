@@ -153,8 +153,7 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
         };
         let x = slice("x", endpoints(|octet| Ipv4Addr::new(10, 244, 0, octet).into()));
         let y = slice("y", endpoints(|octet| Ipv6Addr::from([0xfd00, 0x244, 0, 0, 0, 0, 0, octet.into()]).into()));
-        let both = BTreeMap::from([(Box::<str>::from("x"), Arc::new(x)), ("y".into(), Arc::new(y))]);
-        slices.insert(name.clone(), Arc::new(both));
+        slices.insert(name.clone(), Arc::from([Arc::new(x), Arc::new(y)]));
         services.insert(name, Arc::new(service));
     }
     let node = Node {

@@ -7,7 +7,6 @@ use hickory_proto::{
     rr::{DNSClass, Name, RData, Record, RecordType, rdata},
 };
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -94,7 +93,7 @@ fn world() -> World {
         let name = ObjectName::new("a", format!("{service}-x"));
         let of = ObjectName::new("a", service);
         let slice = EndpointSlice { name, service: of.clone(), ports: ports.clone(), endpoints, triggered_ms: None };
-        (of, Arc::new(BTreeMap::from([("x".into(), Arc::new(slice))])))
+        (of, Arc::from([Arc::new(slice)]))
     };
     let db = vec![
         endpoint("10.244.0.1", Some("db-0"), true),

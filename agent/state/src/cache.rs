@@ -3,6 +3,7 @@
 //! A relist (`Init` .. `InitDone`) is collected aside and replaces the kind's objects in one step, so that no snapshot
 //! ever shows half of a list. May not know: the API server, time.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -214,28 +215,34 @@ impl Cache {
     }
 
     fn regroup_slices(&mut self) {
-        let mut grouped = SlicesByService::new();
+        let mut grouped: BTreeMap<&ObjectName, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
         for slice in self.slices.live.values() {
-            let group = grouped.entry(slice.service.clone()).or_default();
-            Arc::make_mut(group).insert(slice.name.name.clone(), slice.clone());
+            grouped.entry(&slice.service).or_default().push(slice.clone());
         }
-        self.slices_by_service = grouped;
+        self.slices_by_service =
+            grouped.into_iter().map(|(service, slices)| (service.clone(), Arc::from(slices))).collect();
     }
 
     fn regroup_slice(&mut self, key: &ObjectName, old: Option<&EndpointSlice>, new: Option<Arc<EndpointSlice>>) {
-        let grouped = &mut self.slices_by_service;
-        let moved = |old: &&EndpointSlice| new.as_ref().is_none_or(|new| new.service != old.service);
-        if let Some(old) = old.filter(moved)
-            && let Some(group) = grouped.get_mut(&old.service)
-        {
-            Arc::make_mut(group).remove(&key.name);
-            if group.is_empty() {
-                grouped.remove(&old.service);
-            }
+        if let Some(old) = old {
+            self.regroup(&old.service, |slices| slices.retain(|slice| slice.name != *key));
         }
         if let Some(new) = new {
-            let group = grouped.entry(new.service.clone()).or_default();
-            Arc::make_mut(group).insert(key.name.clone(), new);
+            let service = new.service.clone();
+            self.regroup(&service, |slices| {
+                let at = slices.partition_point(|slice| slice.name < *key);
+                slices.insert(at, new);
+            });
+        }
+    }
+
+    fn regroup(&mut self, service: &ObjectName, change: impl FnOnce(&mut Vec<Arc<EndpointSlice>>)) {
+        let mut slices = self.slices_by_service.get(service).map_or_else(Vec::new, |slices| slices.to_vec());
+        change(&mut slices);
+        if slices.is_empty() {
+            self.slices_by_service.remove(service);
+        } else {
+            self.slices_by_service.insert(service.clone(), slices.into());
         }
     }
 

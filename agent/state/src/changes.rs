@@ -40,9 +40,12 @@ impl World {
         before: &'a Self,
     ) -> impl Iterator<Item = (Option<&'a Arc<EndpointSlice>>, &'a Arc<EndpointSlice>)> {
         changed(&before.slices, &self.slices).flat_map(|(_, old, new)| {
+            let was = move |slice: &Arc<EndpointSlice>| {
+                let old = old?;
+                old.binary_search_by(|old| old.name.cmp(&slice.name)).ok().and_then(|at| old.get(at))
+            };
             let now = new.into_iter().flat_map(|slices| slices.iter());
-            now.map(move |(name, slice)| (old.and_then(|old| old.get(name)), slice))
-                .filter(|(old, new)| *old != Some(new))
+            now.map(move |slice| (was(slice), slice)).filter(|(old, new)| *old != Some(new))
         })
     }
 }

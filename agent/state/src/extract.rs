@@ -76,7 +76,14 @@ fn parse_all<'a, T: std::str::FromStr>(
     of: &ObjectMeta,
     values: impl IntoIterator<Item = &'a String>,
 ) -> Vec<T> {
-    values.into_iter().filter_map(|value| parse(what, of, value)).collect()
+    kept(values.into_iter().filter_map(|value| parse(what, of, value)))
+}
+
+/// A list without room to grow: there are many, and they never do.
+fn kept<T>(values: impl Iterator<Item = T>) -> Vec<T> {
+    let mut values: Vec<T> = values.collect();
+    values.shrink_to_fit();
+    values
 }
 
 /// A range as kube-proxy reads it: objects of older API servers have space around it, zeros before a number, or bits of a
@@ -136,11 +143,12 @@ impl Extract for core::Service {
             }
         }
         let ingress = self.status.iter().flat_map(|status| status.load_balancer.iter()).flat_map(|lb| &lb.ingress);
-        let load_balancer_ips = ingress
-            .flatten()
-            .filter(|ingress| ingress.ip_mode.as_deref().unwrap_or("VIP") == "VIP")
-            .filter_map(|ingress| parse("status.loadBalancer.ingress.ip", meta, ingress.ip.as_ref()?))
-            .collect();
+        let load_balancer_ips = kept(
+            ingress
+                .flatten()
+                .filter(|ingress| ingress.ip_mode.as_deref().unwrap_or("VIP") == "VIP")
+                .filter_map(|ingress| parse("status.loadBalancer.ingress.ip", meta, ingress.ip.as_ref()?)),
+        );
         let affinity = if spec.session_affinity.as_deref() == Some("ClientIP") {
             let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
             let timeout = config.and_then(|client| client.timeout_seconds).and_then(|s| u32::try_from(s).ok());
@@ -167,14 +175,14 @@ impl Extract for core::Service {
         Some(Service {
             name: object_name(meta)?,
             service_type,
-            cluster_ips,
+            cluster_ips: kept(cluster_ips.into_iter()),
             headless,
             external_name: spec.external_name.as_deref().map(Into::into),
             external_ips: parse_all("externalIPs", meta, spec.external_ips.iter().flatten()),
             load_balancer_ips,
             load_balancer_source_ranges,
             invalid_source_ranges,
-            ports: ports.collect(),
+            ports: kept(ports),
             affinity,
             internal_policy: policy(spec.internal_traffic_policy.as_deref()),
             external_policy: policy(spec.external_traffic_policy.as_deref()),
@@ -235,7 +243,7 @@ impl Extract for discovery::EndpointSlice {
         });
         Some(EndpointSlice {
             service: ObjectName::new(name.namespace.clone(), service.as_str()),
-            ports: ports.collect(),
+            ports: kept(ports),
             endpoints: endpoints.collect(),
             triggered_ms: triggered(meta),
             name,
@@ -307,12 +315,12 @@ impl Extract for core::Pod {
             name: object_name(meta)?,
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             node: spec.node_name.as_deref().filter(|node| !node.is_empty()).map(Into::into),
-            ips,
+            ips: kept(ips.into_iter()),
             host_network: spec.host_network.unwrap_or(false),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
             runtime_class: spec.runtime_class_name.as_deref().filter(|class| !class.is_empty()).map(Into::into),
             socket_lb_disabled: opted_out(meta),
-            host_ports: host_ports.collect(),
+            host_ports: kept(host_ports),
             owner: owner.map(|owner| owner.name.as_str().into()),
         })
     }

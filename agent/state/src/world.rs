@@ -2,7 +2,6 @@
 //!
 //! May not know: k8s-openapi (see `extract`), how snapshots come about (see `cache`).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -289,8 +288,8 @@ pub struct Source {
 /// Services by name.
 pub type Services = OrdMap<ObjectName, Arc<Service>>;
 
-/// EndpointSlices by Service, then by slice name.
-pub type SlicesByService = OrdMap<ObjectName, Arc<BTreeMap<Box<str>, Arc<EndpointSlice>>>>;
+/// The EndpointSlices of each Service, ordered by name.
+pub type SlicesByService = OrdMap<ObjectName, Arc<[Arc<EndpointSlice>]>>;
 
 /// An immutable snapshot. It shares everything but what changed with the one before: to cut one costs nothing, and
 /// `diff` of two maps visits only where they differ.
@@ -304,7 +303,6 @@ pub struct World {
     /// The node this agent runs on.
     pub node_name: Box<str>,
     pub services: Services,
-    /// By Service, then by slice name.
     pub slices: SlicesByService,
     pub nodes: OrdMap<Box<str>, Arc<Node>>,
     pub pods: OrdMap<ObjectName, Arc<Pod>>,
@@ -323,7 +321,7 @@ impl World {
 
     /// The EndpointSlices of a Service, ordered by name.
     pub fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.slices.get(service).into_iter().flat_map(|slices| slices.values())
+        self.slices.get(service).into_iter().flat_map(|slices| slices.iter())
     }
 
     /// Whether the Pod or its namespace says `strake.io/socket-lb: disabled`.
