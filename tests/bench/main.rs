@@ -1,10 +1,11 @@
-//! `strake-bench proxy|dns|scale`: us beside the peers, interleaved in one run, in namespaces of their own.
+//! `strake-bench proxy|dns|scale|api`: us beside the peers, interleaved in one run, in namespaces of their own.
 //!
 //! Prints a table and writes `target/bench/NAME.json`. Needs root; dnsmasq, nft and iptables as peers are installed by
 //! `cargo xtask bench`.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot be set up ends with the reason")]
 
+mod api;
 mod dns;
 mod proxy;
 mod report;
@@ -19,11 +20,12 @@ fn main() {
         ["helper", ..] => worker::main(&arguments[1..]),
         ["proxy", rest @ ..] => proxy::run(Scale::of(rest), rest),
         ["dns", rest @ ..] => dns::run(Scale::of(rest)),
+        ["api", rest @ ..] => api::run(Scale::of(rest)),
         ["scale", rest @ ..] => scale::run(Scale::of(rest), rest),
         _ => {
             eprintln!(
                 "usage: strake-bench proxy [--quick] [--services N,N] [--measures crr,connect,rr,stream,mix]\n       \
-                 strake-bench dns [--quick]\n       strake-bench scale [--quick] [--alone]"
+                 strake-bench dns [--quick]\n       strake-bench scale [--quick] [--alone]\n       strake-bench api [--quick]"
             );
             2
         }
@@ -43,6 +45,10 @@ pub struct Scale {
 }
 
 impl Scale {
+    pub fn is_quick(&self) -> bool {
+        self.rounds < 24
+    }
+
     fn of(arguments: &[&str]) -> Self {
         if arguments.contains(&"--quick") {
             Self { rounds: 4, block: 100, mixed: 2_000 }

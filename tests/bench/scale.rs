@@ -37,7 +37,7 @@ pub fn run(scale: Scale, arguments: &[&str]) -> i32 {
         let started = Instant::now();
         apply(&mut cache, &ours);
         cold.block(vec![started.elapsed()]);
-        memory.get_or_insert_with(|| (resident().saturating_sub(resident_before), maps()));
+        memory.get_or_insert_with(|| (resident().saturating_sub(resident_before), maps(std::process::id() as i32)));
         one.block((0..scale.block / 20).map(|step| one_more(&mut cache, &ours, step)).collect());
         stream.block((0..scale.block / 20).map(|step| churn(&mut cache, &ours, step)).collect());
     }
@@ -164,10 +164,10 @@ fn resident() -> u64 {
     kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
-/// Bytes of the BPF maps that this process has open.
-fn maps() -> u64 {
+/// Bytes of the BPF maps that a process has open.
+pub fn maps(pid: i32) -> u64 {
     let mut maps = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten() {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten() {
         let info = std::fs::read_to_string(entry.path()).unwrap_or_default();
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
         if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {

@@ -19,6 +19,7 @@ pub fn main(arguments: &[String]) -> i32 {
         [cgroup, "bench-server", addr, cpu] => prepare(cgroup, cpu).and_then(|()| server(addr)),
         [cgroup, "bench-client", cpu] => prepare(cgroup, cpu).and_then(|()| client()),
         [cgroup, "bench-dns", cpu] => prepare(cgroup, cpu).and_then(|()| questions()),
+        ["api-listen" | "api-probe", ..] => crate::api::helper_main(&words),
         _ => return net_helper::main(arguments),
     };
     match result {

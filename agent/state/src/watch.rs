@@ -23,7 +23,7 @@ use crate::cache::{Cache, Change};
 use crate::extract::{Extract, HEADLESS, SERVICE_PROXY_NAME};
 use crate::world::{Kind, ObjectName, SourceState, World};
 
-/// Changes that come this close together become one snapshot.
+/// Changes that follow a snapshot within this time become one with the next.
 pub const DEBOUNCE: Duration = Duration::from_millis(5);
 
 /// Which objects are followed.
@@ -100,11 +100,14 @@ async fn run(client: Client, selectors: Selectors, mut cache: Cache, sender: &wa
         }),
     ]);
     let mut was_synced = false;
+    let mut last = Instant::now();
     while let Some(change) = changes.next().await {
         if !cache.apply(change) {
             continue;
         }
-        let deadline = sleep_until(Instant::now() + DEBOUNCE);
+        // The first change after a pause is not kept waiting, the ones that follow at once come together. Lists always do.
+        let from = if was_synced { last } else { Instant::now() };
+        let deadline = sleep_until(from + DEBOUNCE);
         tokio::pin!(deadline);
         loop {
             tokio::select! {
@@ -116,6 +119,7 @@ async fn run(client: Client, selectors: Selectors, mut cache: Cache, sender: &wa
                 },
             }
         }
+        last = Instant::now();
         let world = cache.snapshot();
         if world.synced && !was_synced {
             was_synced = true;
