@@ -60,7 +60,7 @@ pub struct Names {
     owners: HashMap<u32, Arc<Owner>>,
     /// Every frontend that the snapshot asks for.
     wanted: Vec<(ServiceKey6, Arc<Owner>)>,
-    nodes: HashMap<IpAddr, Box<str>>,
+    nodes: HashMap<IpAddr, Arc<str>>,
 }
 
 impl Names {

@@ -138,8 +138,7 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
                 terminating: *terminating,
                 node: Some(if *local { "n1" } else { "n2" }.into()),
                 zone: None,
-                zone_hints: Vec::new(),
-                node_hints: Vec::new(),
+                hints: None,
                 pod: None,
             };
             spec.endpoints.iter().map(one).collect::<Vec<_>>()

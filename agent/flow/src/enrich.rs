@@ -18,7 +18,7 @@ pub struct Enricher {
     /// ClusterIPs, external and LoadBalancer IPs: address, port, IANA protocol.
     frontends: HashMap<(IpAddr, u16, u8), ObjectName>,
     node_ports: HashMap<(u16, u8), ObjectName>,
-    nodes: HashMap<IpAddr, Box<str>>,
+    nodes: HashMap<IpAddr, Arc<str>>,
     /// By the datapath's number of a Service: the frontend it was last seen to be used by. A flow that a socket hook
     /// translated ends with the backend's address on the wire, and with this number.
     used: HashMap<u32, (IpAddr, u16)>,

@@ -24,10 +24,10 @@ pub enum Change {
     Service(ObjectName, Option<Arc<Service>>),
     /// Keyed by the slice's own name; None when it is gone or belongs to no Service.
     Slice(ObjectName, Option<Arc<EndpointSlice>>),
-    Node(Box<str>, Option<Arc<Node>>),
+    Node(Arc<str>, Option<Arc<Node>>),
     Pod(ObjectName, Option<Arc<Pod>>),
-    Namespace(Box<str>, Option<Arc<Namespace>>),
-    RuntimeClass(Box<str>, Option<Arc<RuntimeClass>>),
+    Namespace(Arc<str>, Option<Arc<Namespace>>),
+    RuntimeClass(Arc<str>, Option<Arc<RuntimeClass>>),
     /// The watch of a kind is denied or cut off.
     Trouble(Kind, SourceState),
 }
@@ -78,14 +78,14 @@ impl<K: Ord + Clone, V: PartialEq> Table<K, V> {
 /// Collects [`Change`]s into [`World`]s.
 #[derive(Default)]
 pub struct Cache {
-    node_name: Box<str>,
+    node_name: Arc<str>,
     services: Table<ObjectName, Service>,
     /// By the slice's own name.
     slices: Table<ObjectName, EndpointSlice>,
-    nodes: Table<Box<str>, Node>,
+    nodes: Table<Arc<str>, Node>,
     pods: Table<ObjectName, Pod>,
-    namespaces: Table<Box<str>, Namespace>,
-    runtime_classes: Table<Box<str>, RuntimeClass>,
+    namespaces: Table<Arc<str>, Namespace>,
+    runtime_classes: Table<Arc<str>, RuntimeClass>,
     sources: Vec<Source>,
     generation: u64,
     // Derived, kept until their source changes.

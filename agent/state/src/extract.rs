@@ -12,9 +12,10 @@ use k8s_openapi::api::node::v1 as node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tracing::warn;
 
+use crate::intern::intern;
 use crate::world::{
-    Endpoint, EndpointPort, EndpointSlice, HostPort, Namespace, Node, ObjectName, Pod, Protocol, RuntimeClass, Service,
-    ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, Namespace, Node, ObjectName, Pod, Protocol, RuntimeClass,
+    Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
 
 /// On a Pod or a Namespace, `disabled` keeps the socket hooks away from it; the per-packet path serves it instead.
@@ -46,7 +47,7 @@ pub trait Extract {
 }
 
 fn object_name(meta: &ObjectMeta) -> Option<ObjectName> {
-    Some(ObjectName::new(meta.namespace.as_deref()?, meta.name.as_deref()?))
+    Some(ObjectName::new(intern(meta.namespace.as_deref()?), intern(meta.name.as_deref()?)))
 }
 
 fn triggered(meta: &ObjectMeta) -> Option<u64> {
@@ -199,6 +200,12 @@ impl Extract for core::Service {
     }
 }
 
+fn hints(hints: &discovery::EndpointHints) -> Option<Box<Hints>> {
+    let zones = kept(hints.for_zones.iter().flatten().map(|zone| intern(&zone.name)));
+    let nodes = kept(hints.for_nodes.iter().flatten().map(|node| intern(&node.name)));
+    (!zones.is_empty() || !nodes.is_empty()).then(|| Box::new(Hints { zones, nodes }))
+}
+
 impl Extract for discovery::EndpointSlice {
     type Kept = EndpointSlice;
 
@@ -219,7 +226,6 @@ impl Extract for discovery::EndpointSlice {
         let endpoints = self.endpoints.iter().flatten().map(|endpoint| {
             let conditions = endpoint.conditions.as_ref();
             let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-            let hints = endpoint.hints.as_ref();
             let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
             Endpoint {
                 addresses: parse_all("endpoint address", meta, &endpoint.addresses),
@@ -227,22 +233,17 @@ impl Extract for discovery::EndpointSlice {
                 ready,
                 serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
                 terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-                node: endpoint.node_name.as_deref().map(Into::into),
-                zone: endpoint.zone.as_deref().map(Into::into),
-                zone_hints: hints
-                    .and_then(|h| h.for_zones.as_ref())
-                    .map_or_else(Vec::new, |zones| zones.iter().map(|zone| zone.name.as_str().into()).collect()),
-                node_hints: hints
-                    .and_then(|h| h.for_nodes.as_ref())
-                    .map_or_else(Vec::new, |nodes| nodes.iter().map(|node| node.name.as_str().into()).collect()),
+                node: endpoint.node_name.as_deref().map(intern),
+                zone: endpoint.zone.as_deref().map(intern),
+                hints: endpoint.hints.as_ref().and_then(hints),
                 pod: pod.and_then(|target| {
                     let namespace = target.namespace.as_deref().unwrap_or(&name.namespace);
-                    Some(ObjectName::new(namespace, target.name.as_deref()?))
+                    Some(ObjectName::new(intern(namespace), intern(target.name.as_deref()?)))
                 }),
             }
         });
         Some(EndpointSlice {
-            service: ObjectName::new(name.namespace.clone(), service.as_str()),
+            service: ObjectName::new(name.namespace.clone(), intern(service)),
             ports: kept(ports),
             endpoints: endpoints.collect(),
             triggered_ms: triggered(meta),
@@ -314,7 +315,7 @@ impl Extract for core::Pod {
         Some(Pod {
             name: object_name(meta)?,
             uid: meta.uid.as_deref().unwrap_or_default().into(),
-            node: spec.node_name.as_deref().filter(|node| !node.is_empty()).map(Into::into),
+            node: spec.node_name.as_deref().filter(|node| !node.is_empty()).map(intern),
             ips: kept(ips.into_iter()),
             host_network: spec.host_network.unwrap_or(false),
             finished: matches!(phase, Some("Succeeded" | "Failed")),

@@ -19,6 +19,7 @@
 mod cache;
 mod changes;
 mod extract;
+mod intern;
 mod sandbox;
 mod watch;
 mod world;
@@ -29,7 +30,7 @@ pub use extract::{Extract, HEADLESS, LB_ALGORITHM, SERVICE_PROXY_NAME, SOCKET_LB
 pub use sandbox::{OptOut, Sandboxes};
 pub use watch::{DEBOUNCE, Scope, watch};
 pub use world::{
-    Endpoint, EndpointPort, EndpointSlice, HostPort, Kind, Namespace, Node, ObjectName, Pod, Protocol, RuntimeClass,
-    Service, ServicePort, ServiceType, Services, SessionAffinity, SlicesByService, Source, SourceState, TrafficPolicy,
-    World,
+    Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, Kind, Namespace, Node, ObjectName, Pod, Protocol,
+    RuntimeClass, Service, ServicePort, ServiceType, Services, SessionAffinity, SlicesByService, Source, SourceState,
+    TrafficPolicy, World,
 };

@@ -4,18 +4,19 @@
 //! May not know: how a hook leaves a Pod alone.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Handlers of RuntimeClasses, each a name in which one `*` stands for anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sandboxes(Vec<Box<str>>);
+pub struct Sandboxes(Vec<Arc<str>>);
 
 impl Sandboxes {
     /// What the projects and the large providers call theirs.
     pub const USUAL: &'static str = "runsc*,gvisor*,kata*,*firecracker*,quark,urunc,kuasar-vmm";
 
     /// Those of a list.
-    pub fn new(handlers: impl IntoIterator<Item = impl Into<Box<str>>>) -> Self {
-        Self(handlers.into_iter().map(Into::into).filter(|handler: &Box<str>| !handler.is_empty()).collect())
+    pub fn new(handlers: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
+        Self(handlers.into_iter().map(Into::into).filter(|handler: &Arc<str>| !handler.is_empty()).collect())
     }
 
     /// Whether Pods of this handler have sockets of their own.
@@ -53,7 +54,7 @@ pub enum OptOut {
     /// Its namespace's.
     Namespace,
     /// Its runtime has sockets of its own.
-    Runtime { class: Box<str>, handler: Box<str> },
+    Runtime { class: Arc<str>, handler: Arc<str> },
 }
 
 impl fmt::Display for OptOut {

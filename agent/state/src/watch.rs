@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::cache::{Cache, Change};
 use crate::extract::{Extract, HEADLESS, SERVICE_PROXY_NAME};
+use crate::intern::intern;
 use crate::world::{Kind, ObjectName, SourceState, World};
 
 /// Changes that follow a snapshot within this time become one with the next.
@@ -149,7 +150,8 @@ where
 {
     let name = |object: &K| {
         let meta = object.meta();
-        ObjectName::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default())
+        let part = |part: &Option<String>| intern(part.as_deref().unwrap_or_default());
+        ObjectName::new(part(&meta.namespace), part(&meta.name))
     };
     let events = watcher::watcher(Api::<K>::all(client.clone()), config).default_backoff();
     let changes = events

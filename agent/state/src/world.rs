@@ -8,19 +8,19 @@ use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap};
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::sandbox::{OptOut, Sandboxes};
 
 /// Namespace and name of an object; shown as `namespace/name`. Cluster-scoped kinds are keyed by a plain name instead.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName {
-    pub namespace: Box<str>,
-    pub name: Box<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
-    pub fn new(namespace: impl Into<Box<str>>, name: impl Into<Box<str>>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }
@@ -32,7 +32,7 @@ impl fmt::Display for ObjectName {
 }
 
 /// Transport protocol of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     Tcp,
     Udp,
@@ -65,7 +65,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceType {
     ClusterIP,
     NodePort,
@@ -74,23 +74,23 @@ pub enum ServiceType {
 }
 
 /// `internalTrafficPolicy` / `externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrafficPolicy {
     Cluster,
     Local,
 }
 
 /// `sessionAffinity`; the timeout is in seconds, 1..=86400.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionAffinity {
     None,
     ClientIp { timeout: u32 },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// Empty when the Service has one, unnamed port.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub protocol: Protocol,
     /// 1..=65535, host byte order.
     pub port: u16,
@@ -106,14 +106,14 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// `clusterIP: None`.
     pub headless: bool,
-    pub external_name: Option<Box<str>>,
+    pub external_name: Option<Arc<str>>,
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` whose `ipMode` is VIP (KEP-1860); Proxy ones are not ours to answer.
     pub load_balancer_ips: Vec<IpAddr>,
     /// Networks: bits of a host are zero.
     pub load_balancer_source_ranges: Vec<IpNetwork>,
     /// Those that are no range, as they were written.
-    pub invalid_source_ranges: Vec<Box<str>>,
+    pub invalid_source_ranges: Vec<Arc<str>>,
     pub ports: Vec<ServicePort>,
     pub affinity: SessionAffinity,
     pub internal_policy: TrafficPolicy,
@@ -122,39 +122,46 @@ pub struct Service {
     /// 0 when none is allocated.
     pub health_check_node_port: u16,
     /// Annotation `strake.io/lb-algorithm`, as it was written.
-    pub lb_algorithm: Option<Box<str>>,
+    pub lb_algorithm: Option<Arc<str>>,
     /// Labelled `service.kubernetes.io/service-proxy-name`: another proxy answers it.
     pub other_proxy: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPort {
     /// Matches [`ServicePort::name`].
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub protocol: Protocol,
     /// 1..=65535, host byte order.
     pub port: u16,
 }
 
 /// One endpoint with its conditions, absent ones resolved as the API says (ready and serving default to true).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
-    pub hostname: Option<Box<str>>,
+    pub hostname: Option<Arc<str>>,
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
-    pub node: Option<Box<str>>,
-    pub zone: Option<Box<str>>,
-    /// `hints.forZones`.
-    pub zone_hints: Vec<Box<str>>,
-    /// `hints.forNodes`.
-    pub node_hints: Vec<Box<str>>,
+    pub node: Option<Arc<str>>,
+    pub zone: Option<Arc<str>>,
+    /// `hints`; most have none.
+    pub hints: Option<Box<Hints>>,
     /// The Pod behind it, when `targetRef` names one.
     pub pod: Option<ObjectName>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where an endpoint should be used from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `forZones`.
+    pub zones: Vec<Arc<str>>,
+    /// `forNodes`.
+    pub nodes: Vec<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
     pub name: ObjectName,
     /// The Service it belongs to (label `kubernetes.io/service-name`), in the same namespace.
@@ -168,18 +175,18 @@ pub struct EndpointSlice {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// `InternalIP` addresses, in the order of the status.
     pub internal_ips: Vec<IpAddr>,
     pub external_ips: Vec<IpAddr>,
     pub pod_cidrs: Vec<IpNetwork>,
-    pub zone: Option<Box<str>>,
+    pub zone: Option<Arc<str>>,
     pub ready: bool,
     /// Being deleted, or tainted by an autoscaler that is about to: load balancers should look elsewhere.
     pub leaving: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     pub protocol: Protocol,
     pub container_port: u16,
@@ -187,41 +194,41 @@ pub struct HostPort {
     pub host_ip: Option<IpAddr>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     pub name: ObjectName,
-    pub uid: Box<str>,
+    pub uid: Arc<str>,
     /// None until bound.
-    pub node: Option<Box<str>>,
+    pub node: Option<Arc<str>>,
     pub ips: Vec<IpAddr>,
     pub host_network: bool,
     /// Phase is Succeeded or Failed: its addresses may belong to another Pod already.
     pub finished: bool,
     /// `runtimeClassName`: which container runtime, if not the node's usual one.
-    pub runtime_class: Option<Box<str>>,
+    pub runtime_class: Option<Arc<str>>,
     /// The Pod's own `strake.io/socket-lb: disabled`; see [`World::socket_opt_out`] for all that counts.
     pub socket_lb_disabled: bool,
     pub host_ports: Vec<HostPort>,
     /// Name of the controlling owner (ReplicaSet, DaemonSet, ...), to group flows by workload.
-    pub owner: Option<Box<str>>,
+    pub owner: Option<Arc<str>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub socket_lb_disabled: bool,
 }
 
 /// A container runtime to choose.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeClass {
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// What the node's runtime knows it by.
-    pub handler: Box<str>,
+    pub handler: Arc<str>,
 }
 
 /// The watched kinds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Kind {
     Service,
     EndpointSlice,
@@ -265,7 +272,7 @@ impl Kind {
 }
 
 /// How the watch of one kind is doing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum SourceState {
     /// The first complete list has not arrived.
     Listing,
@@ -278,7 +285,7 @@ pub enum SourceState {
 }
 
 /// The state of one kind's watch and whether it was ever completely listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Source {
     pub kind: Kind,
     pub state: SourceState,
@@ -301,15 +308,15 @@ pub struct World {
     /// Counts snapshots, from 1; 0 is the empty world before the first.
     pub generation: u64,
     /// The node this agent runs on.
-    pub node_name: Box<str>,
+    pub node_name: Arc<str>,
     pub services: Services,
     pub slices: SlicesByService,
-    pub nodes: OrdMap<Box<str>, Arc<Node>>,
+    pub nodes: OrdMap<Arc<str>, Arc<Node>>,
     pub pods: OrdMap<ObjectName, Arc<Pod>>,
     /// Running Pods with an address of their own (not host-network).
     pub pods_by_ip: HashMap<IpAddr, Arc<Pod>>,
-    pub namespaces: OrdMap<Box<str>, Arc<Namespace>>,
-    pub runtime_classes: OrdMap<Box<str>, Arc<RuntimeClass>>,
+    pub namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
+    pub runtime_classes: OrdMap<Arc<str>, Arc<RuntimeClass>>,
     pub sources: Vec<Source>,
 }
 

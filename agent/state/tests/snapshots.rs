@@ -71,7 +71,7 @@ fn source_ranges_are_read_as_kube_proxy_reads_them() {
     let shown: Vec<String> = kept.load_balancer_source_ranges.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["192.0.2.0/24", "192.0.2.0/24", "10.0.0.0/8", "2001:db8::/32"]);
     let wrong = ["192.0.2.1", "192.0.2.0/33", "192.0.2.0/+8", "192.0.2/24", "everybody", "192.0.2.0/"];
-    assert_eq!(kept.invalid_source_ranges, wrong.map(Box::from));
+    assert_eq!(kept.invalid_source_ranges, wrong.map(Arc::from));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The node itself: its row in `CONFIG` and its addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr6, Cidr4};
@@ -29,13 +30,13 @@ pub struct Runtime {
 /// This node's addresses, from the configuration or the Node object.
 #[derive(Default)]
 pub(super) struct NodeView {
-    pub name: Box<str>,
+    pub name: Arc<str>,
     pub ip: Option<Ipv4Addr>,
     pub addresses: Vec<IpAddr>,
     pub pod_cidr: Option<ipnetwork::Ipv4Network>,
     /// `pod_cidr` and those of the Node object.
     pub pod_cidrs: Vec<IpNetwork>,
-    pub zone: Option<Box<str>>,
+    pub zone: Option<Arc<str>>,
 }
 
 impl NodeView {

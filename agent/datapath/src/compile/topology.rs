@@ -4,7 +4,7 @@
 //!
 //! May not know: who wrote the hints, and why.
 
-use strake_state::Endpoint;
+use strake_state::{Endpoint, Hints};
 
 use super::NodeView;
 
@@ -24,8 +24,8 @@ impl Preference {
     pub fn of<'a>(ready: impl Iterator<Item = &'a Endpoint>, node: &NodeView) -> Self {
         let (mut all_nodes, mut all_zones, mut this_node, mut this_zone) = (true, true, false, false);
         for endpoint in ready {
-            all_nodes &= !endpoint.node_hints.is_empty();
-            all_zones &= !endpoint.zone_hints.is_empty();
+            all_nodes &= hinted(endpoint, |hints| !hints.nodes.is_empty());
+            all_zones &= hinted(endpoint, |hints| !hints.zones.is_empty());
             this_node |= is_for_node(endpoint, node);
             this_zone |= is_for_zone(endpoint, node);
         }
@@ -46,12 +46,16 @@ impl Preference {
     }
 }
 
+fn hinted(endpoint: &Endpoint, so: impl FnOnce(&Hints) -> bool) -> bool {
+    endpoint.hints.as_deref().is_some_and(so)
+}
+
 fn is_for_node(endpoint: &Endpoint, node: &NodeView) -> bool {
-    endpoint.node_hints.contains(&node.name)
+    hinted(endpoint, |hints| hints.nodes.contains(&node.name))
 }
 
 fn is_for_zone(endpoint: &Endpoint, node: &NodeView) -> bool {
-    node.zone.as_ref().is_some_and(|zone| endpoint.zone_hints.contains(zone))
+    node.zone.as_ref().is_some_and(|zone| hinted(endpoint, |hints| hints.zones.contains(zone)))
 }
 
 #[cfg(test)]
@@ -71,8 +75,10 @@ mod tests {
             terminating: false,
             node: None,
             zone: None,
-            zone_hints: zones.iter().map(|z| (*z).into()).collect(),
-            node_hints: nodes.iter().map(|n| (*n).into()).collect(),
+            hints: Some(Box::new(Hints {
+                zones: zones.iter().map(|z| (*z).into()).collect(),
+                nodes: nodes.iter().map(|n| (*n).into()).collect(),
+            })),
             pod: None,
         }
     }
