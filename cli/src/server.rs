@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use strake_agent::Join;
-use strake_controlplane::{Component, ServerConfig};
+use strake_controlplane::{AddressPool, Component, ServerConfig};
 
 use crate::node::NodeArgs;
 
@@ -25,6 +25,10 @@ pub struct Args {
     /// Control-plane parts not to run, so that a stock one can take their place: controllers, scheduler
     #[arg(long, value_delimiter = ',')]
     disable: Vec<Component>,
+    /// Addresses for Services of type LoadBalancer: networks and ranges of the nodes' own network, separated by commas, e.g.
+    /// 192.0.2.10-192.0.2.40,2001:db8::100/120 [default: none; such Services wait for somebody else]
+    #[arg(long, value_name = "CIDR|FIRST-LAST,...")]
+    load_balancer_pool: Option<AddressPool>,
     /// Run no node on this host
     #[arg(long)]
     disable_agent: bool,
@@ -43,6 +47,7 @@ pub async fn run(args: Args) -> Result<()> {
         secondary_cluster_cidr: args.node.cluster_cidr.secondary,
         service_cidr: args.node.service_cidr.primary,
         secondary_service_cidr: args.node.service_cidr.secondary,
+        load_balancer_pool: args.load_balancer_pool,
         cluster_dns: args.node.cluster_dns,
         cluster_domain: args.node.cluster_domain.clone(),
         disabled: args.disable.into_iter().collect(),

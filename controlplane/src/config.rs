@@ -9,6 +9,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use strake_apiserver::Config as ApiConfig;
+use strake_controllers::lbipam::AddressPool;
 
 /// A part that can be left to its stock counterpart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +57,12 @@ pub enum InvalidRange {
          the other range first, or another --advertise-address"
     )]
     Advertised { range: IpNetwork, advertise: IpAddr },
+    /// An address would be a Pod's or a Service's already.
+    #[error(
+        "--load-balancer-pool has {part}, and {flag} {range} has addresses of that too; give addresses of the nodes' own \
+         network that nobody uses"
+    )]
+    PoolOverlaps { part: String, flag: &'static str, range: IpNetwork },
 }
 
 /// Configuration of [`crate::start`].
@@ -77,6 +84,8 @@ pub struct ServerConfig {
     pub service_cidr: IpNetwork,
     /// And from here those of the other family.
     pub secondary_service_cidr: Option<IpNetwork>,
+    /// LoadBalancer Services get addresses of this pool; none: they wait for somebody else's.
+    pub load_balancer_pool: Option<AddressPool>,
     /// The ClusterIP of the cluster's DNS.
     pub cluster_dns: Ipv4Addr,
     /// The cluster's DNS domain.
@@ -100,6 +109,7 @@ impl ServerConfig {
             secondary_cluster_cidr: None,
             service_cidr: api.service_cidr,
             secondary_service_cidr: None,
+            load_balancer_pool: None,
             cluster_dns: api.cluster_dns,
             cluster_domain: api.cluster_domain,
             disabled: BTreeSet::new(),
@@ -128,6 +138,13 @@ impl ServerConfig {
             let (widest, narrowest) = if range.is_ipv4() { (8, 29) } else { (64, 125) };
             if !(widest..=narrowest).contains(&range.prefix()) {
                 return Err(InvalidRange::Services { range, widest, narrowest });
+            }
+        }
+        for (flag, primary, secondary) in pairs {
+            for range in std::iter::once(primary).chain(secondary) {
+                if let Some(part) = self.load_balancer_pool.as_ref().and_then(|pool| pool.overlap(range)) {
+                    return Err(InvalidRange::PoolOverlaps { part, flag, range });
+                }
             }
         }
         if self.service_cidr.is_ipv4() != self.advertise.is_ipv4() {
@@ -181,6 +198,11 @@ mod tests {
         assert!(refused(&|c| c.secondary_cluster_cidr = Some(net("fd00::/40"))).contains("a prefix from /48 to /64"));
         assert!(refused(&|c| c.cluster_cidr = net("10.244.0.0/25")).contains("a prefix from /8 to /24"));
         assert!(refused(&|c| c.secondary_service_cidr = Some(net("fd00::/48"))).contains("from /64 to /125"));
+        let pool = |text: &str| Some(text.parse::<AddressPool>().unwrap());
+        assert_eq!(with(&|c| c.load_balancer_pool = pool("192.0.2.10-192.0.2.40,fd00:192::/120")), Ok(()));
+        let both = refused(&|c| c.load_balancer_pool = pool("192.0.2.0/28,10.96.255.0-10.97.0.9"));
+        assert!(both.contains("has 10.96.255.0-10.97.0.9, and --service-cidr 10.96.0.0/16 has"), "{both}");
+        assert!(refused(&|c| c.load_balancer_pool = pool("10.0.0.0/8")).contains("--cluster-cidr 10.244.0.0/16"));
         assert!(refused(&|c| c.service_cidr = net("fd00::/112")).contains("give the other range first"));
     }
 }

@@ -15,7 +15,7 @@ use crate::Error;
 const ACCOUNTS: [&str; 2] = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
 
 /// Names of the controllers that get a client before they ask for it.
-const CONTROLLERS: [&str; 13] = [
+const CONTROLLERS: [&str; 14] = [
     "deployment-controller",
     "replicaset-controller",
     "endpoint-controller",
@@ -29,6 +29,7 @@ const CONTROLLERS: [&str; 13] = [
     "clusterrole-aggregation-controller",
     "token-cleaner",
     "pod-garbage-collector",
+    "load-balancer-ipam-controller",
 ];
 
 /// Makes credentials for one cluster.

@@ -28,6 +28,8 @@ use strake_store::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use strake_controllers::lbipam::AddressPool;
+
 pub use config::{Component, InvalidRange, ServerConfig, UnknownComponent};
 pub use join::{JoinToken, JoinTokenError};
 
@@ -109,6 +111,7 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
         let settings = strake_controllers::Config {
             cluster_cidr: config.cluster_cidr,
             secondary_cluster_cidr: config.secondary_cluster_cidr,
+            load_balancer_pool: config.load_balancer_pool.clone(),
             ..strake_controllers::Config::new(Arc::clone(&pki))
         };
         let stop = stop.clone();

@@ -20,6 +20,7 @@ pub mod discovered;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage;
+pub mod lbipam;
 pub mod namespace;
 pub mod nodeipam;
 pub mod nodelifecycle;
@@ -60,6 +61,7 @@ pub const IDENTITIES: &[&str] = &[
     "namespace-controller",
     "generic-garbage-collector",
     "pod-garbage-collector",
+    "load-balancer-ipam-controller",
 ];
 
 /// What the controllers must be told. Everything else they read from the API.
@@ -73,6 +75,8 @@ pub struct Config {
     pub cluster_cidr: IpNetwork,
     /// And the one of the other family, in a dual-stack cluster.
     pub secondary_cluster_cidr: Option<IpNetwork>,
+    /// What LoadBalancer Services get addresses of; none: nobody here gives them any.
+    pub load_balancer_pool: Option<lbipam::AddressPool>,
     /// A node that has not renewed its Lease for this long is Unknown (stock: 40 s; 50 s since 1.32).
     pub node_monitor_grace: Duration,
     /// The same for a node that has never reported (stock: 60 s).
@@ -91,6 +95,7 @@ impl Config {
             certificate_validity: strake_pki::LEAF_VALIDITY,
             cluster_cidr: IpNetwork::new(pods, 16).unwrap_or_else(|_| IpNetwork::from(pods)),
             secondary_cluster_cidr: None,
+            load_balancer_pool: None,
             node_monitor_grace: Duration::from_secs(40),
             node_startup_grace: Duration::from_secs(60),
             terminated_pod_threshold: 12_500,
@@ -147,6 +152,7 @@ pub async fn run(config: Config, clients: impl Fn(&str) -> Client, cancel: Cance
     tasks.spawn(garbage::run(context("generic-garbage-collector")));
     tasks.spawn(clusterrole::run(context("clusterrole-aggregation-controller")));
     tasks.spawn(bootstraptoken::run(context("token-cleaner")));
+    tasks.spawn(lbipam::run(context("load-balancer-ipam-controller")));
     while let Some(finished) = tasks.join_next().await {
         if let Err(e) = finished {
             tracing::error!(error = %e, "a controller panicked");

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 pub const BY_CONTROLLER: &str = "controller";
 /// Index: Pods by `spec.nodeName`.
 pub const BY_NODE: &str = "node";
+/// Index: Services that the address pool is for, all under the empty value.
+pub const LOAD_BALANCERS: &str = "load-balancers";
 /// Index: EndpointSlices by `namespace/service`.
 pub const BY_SERVICE: &str = "service";
 /// The label that ties an EndpointSlice to its Service.
@@ -115,7 +117,15 @@ impl Shared {
                 cancel,
             ),
             deployments: start(all(client), any(), Informer::new(|_| {}, &[]), cancel),
-            services: start(all(client), any(), Informer::new(|_| {}, &[]), cancel),
+            services: start(
+                all(client),
+                any(),
+                Informer::new(
+                    |_| {},
+                    &[(LOAD_BALANCERS, |s| if crate::lbipam::concerns(s) { vec![String::new()] } else { Vec::new() })],
+                ),
+                cancel,
+            ),
             endpoint_slices: start(
                 all(client),
                 any(),
