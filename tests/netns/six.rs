@@ -143,10 +143,9 @@ fn each_address_of_a_dual_stack_service_leads_to_endpoints_of_its_family() {
     let text = trace.to_string();
     assert!(text.contains(&format!("SERVICES_V6[[{VIP6}]:80/TCP internal]")), "{text}");
     assert!(text.contains(&format!("[{OUTSIDE_IP6}]:8080")), "{text}");
-    assert!(text.contains("packets from the network have no IPv6 path yet"), "{text}");
     let status = datapath.status().unwrap();
     let entries = |name: &str| status.maps.iter().find(|map| map.map == name).unwrap().entries;
-    assert_eq!((entries("SERVICES_V6"), entries("NODES_V6")), (3, 2));
+    assert_eq!((entries("SERVICES_V6"), entries("NODES_V6")), (6, 2));
     assert_eq!(status.counters["service_opened"], 0);
     lab.stop();
     lab.start();
@@ -218,23 +217,85 @@ fn affinity_and_refusals_are_those_of_ipv4() {
     let sticky = many(VIP6);
     assert!(sticky.starts_with("done 40 failed 0  names ") && !sticky.contains(','), "{sticky}");
     assert_eq!(datapath.status().unwrap().counters["affinity_hit"], 39);
-    // Below 5.18 a hook cannot say which error.
+    // Below 5.18 a hook cannot say which error, and leaves a Pod's packets to from_pod.
     let features = datapath.features();
+    let refused = if features.set_retval { "error ConnectionRefused" } else { "error " };
+    let answer = lab.in_pod(&pod, &["tcp", "[fd00:96::8]:80"]).line();
+    assert!(answer.starts_with(refused), "{answer}");
     let refused = if features.set_retval { "error ConnectionRefused" } else { "error PermissionDenied" };
-    assert_eq!(lab.in_pod(&pod, &["tcp", "[fd00:96::8]:80"]).line(), refused);
     assert_eq!(lab.on_node(&["tcp", "[fd00:96::8]:80"]).line(), refused);
-    if !features.netns_cookie {
+}
+
+#[test]
+fn a_pod_that_opted_out_of_the_socket_hooks_sees_the_same_ipv6_services() {
+    let _alone = alone();
+    let mut lab = lab();
+    lab.with_ipv6();
+    let (client, web) = (lab.pod("client"), lab.pod("web"));
+    let (client6, web6) = (lab.pod6(&client), lab.pod6(&web));
+    lab.opt_out(&client);
+    lab.opt_out(&web);
+    lab.service("web", "fd00:10:96::7", "TCP", 80, json!({}), &[]);
+    lab.endpoints6("web", "TCP", &[(web6, 8080)]);
+    lab.service("log", "fd00:10:96::8", "UDP", 514, json!({}), &[]);
+    lab.endpoints6("log", "UDP", &[(web6, 8080)]);
+    lab.service("out", "fd00:10:96::a", "TCP", 80, json!({}), &[]);
+    lab.endpoints6("out", "TCP", &[(NODE_IP6, 8080)]);
+    lab.service("none", "fd00:10:96::9", "TCP", 80, json!({}), &[]);
+    let datapath = lab.start();
+    if !datapath.features().netns_cookie {
         return; // Below 5.14 a Pod cannot opt out.
     }
+    let _server = ready(lab.in_pod(&web, &["serve", &format!("[{web6}]:8080"), "web"]));
+    let _node = ready(lab.on_node(&["serve", &format!("[{NODE_IP6}]:8080"), "node"]));
+    let vip = "[fd00:10:96::7]:80";
+    let answer = lab.in_pod(&client, &["tcp", vip]).line();
+    assert!(answer.starts_with(&format!("web [{client6}]:")) && answer.ends_with(&format!("as {vip}")), "{answer}");
+    let answer = lab.in_pod(&client, &["tcp-many", vip, "50", "0"]).line();
+    assert_eq!(answer, "done 50 failed 0  names web");
+    let answer = lab.in_pod(&client, &["udp", "[fd00:10:96::8]:514"]).line();
+    assert!(answer.starts_with("web ") && answer.ends_with("from [fd00:10:96::8]:514"), "{answer}");
+    // A server of the node itself, whose answers pass to_pod.
+    let answer = lab.in_pod(&client, &["tcp", "[fd00:10:96::a]:80"]).line();
+    assert!(answer.starts_with(&format!("node [{client6}]:")), "{answer}");
+    // Itself, nobody, a port that its Service has not.
+    let answer = lab.in_pod(&web, &["tcp", vip]).line();
+    assert!(answer.starts_with("web ") && answer.ends_with(&format!("as {vip}")), "hairpin: {answer}");
+    for addr in ["[fd00:10:96::9]:80", "[fd00:10:96::7]:81"] {
+        assert_eq!(lab.in_pod(&client, &["tcp", addr]).line(), "error ConnectionRefused", "{addr}");
+    }
+    let status = datapath.status().unwrap();
+    assert_eq!(status.counters["sock_connect_translated"], 0);
+    assert!(status.counters["service_opened"] >= 54 && status.counters["hairpin"] >= 1, "{:?}", status.counters);
+    assert_eq!((status.drops["spoofed_ip"], status.drops["spoofed_ndp"]), (0, 0), "{:?}", status.drops);
+    assert!(status.warnings.is_empty(), "{:?}", status.warnings);
+}
 
-    // The packet path has no IPv6: a Pod that opted out is told so, and reaches nothing by accident.
-    lab.opt_out(&pod);
-    lab.apply();
-    let warnings = datapath.status().unwrap().warnings;
-    assert!(
-        warnings.iter().any(|w| w.object == "default/pod" && w.message.contains("no IPv6 Service")),
-        "{warnings:?}"
-    );
-    assert!(lab.in_pod(&pod, &["tcp", &format!("[{VIP6}]:80")]).line().starts_with("error "));
-    assert!(datapath.status().unwrap().counters["sock_opted_out"] > 0);
+#[test]
+fn an_ipv6_node_port_is_reached_from_outside_and_a_pod_goes_out_as_the_node() {
+    let _alone = alone();
+    let mut lab = lab();
+    lab.with_ipv6();
+    let web = lab.pod("web");
+    let web6 = lab.pod6(&web);
+    let extra = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+    lab.service("web", "fd00:10:96::7", "TCP", 80, extra, &[]);
+    lab.endpoints6("web", "TCP", &[(web6, 8080)]);
+    let extra = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30081}]});
+    lab.service("none", "fd00:10:96::8", "TCP", 80, extra, &[]);
+    let datapath = lab.start();
+    let _server = ready(lab.in_pod(&web, &["serve", &format!("[{web6}]:8080"), "web"]));
+    let there = format!("[{NODE_IP6}]:30080");
+    for _ in 0..3 {
+        let answer = lab.outside(&["tcp", &there]).line();
+        assert!(answer.starts_with(&format!("web [{OUTSIDE_IP6}]:")), "{answer}");
+        assert!(answer.ends_with(&format!("as {there}")), "{answer}");
+    }
+    assert_eq!(lab.outside(&["tcp", &format!("[{NODE_IP6}]:30081")]).line(), "error ConnectionRefused");
+    let _world = outside(&lab, 9000);
+    for how in ["tcp", "udp"] {
+        let answer = lab.in_pod(&web, &[how, &format!("[{OUTSIDE_IP6}]:9000")]).line();
+        assert!(answer.starts_with(&format!("world [{NODE_IP6}]:")), "{how}: {answer}");
+    }
+    assert!(datapath.status().unwrap().counters["masqueraded"] >= 2);
 }

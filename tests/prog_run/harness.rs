@@ -13,8 +13,8 @@ use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use strake_abi::config::{self, Config};
-use strake_abi::conntrack::{CONNTRACK, Conntrack, ConntrackKey};
-use strake_abi::endpoint::{ENDPOINTS, Endpoint, NODE_LOCAL, NODE_REMOTE, NODES};
+use strake_abi::conntrack::{CONNTRACK, CONNTRACK_V6, Conntrack, ConntrackKey};
+use strake_abi::endpoint::{ENDPOINTS, Endpoint, NODE_LOCAL, NODE_REMOTE, NODES, NODES_V6};
 use strake_abi::flow::{COUNTERS, Counter, DROPS, DropReason, EVENTS, FlowEvent};
 use strake_abi::service::{
     BACKENDS, Backend, MAGLEV, MAGLEV_ROW, MEMBERS, MaglevRow, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES,
@@ -72,7 +72,7 @@ impl Kernel {
         let one = ONE.lock().unwrap_or_else(|broken| broken.into_inner());
         let mut loader = EbpfLoader::new();
         loader.override_global(config::HAVE_SET_RETVAL, &have_set_retval, true);
-        for map in [BACKENDS, CONNTRACK] {
+        for map in [BACKENDS, CONNTRACK, CONNTRACK_V6] {
             loader.map_max_entries(map, 4096);
         }
         let mut bpf = loader.load(strake_bpf_object::OBJECT).context("loading the object")?;
@@ -81,10 +81,14 @@ impl Kernel {
         }
         let mut kernel = Self { bpf, _one: one };
         kernel.configure(|_| {})?;
-        let endpoint = Endpoint { ip: Addr4::new(POD), mac: POD_MAC, host_mac: HOST_MAC, id: 1, ..Endpoint::default() };
+        let ip6 = crate::six_harness::POD6.into();
+        let endpoint =
+            Endpoint { ip: Addr4::new(POD), ip6, mac: POD_MAC, host_mac: HOST_MAC, id: 1, ..Endpoint::default() };
         kernel.insert(ENDPOINTS, IFINDEX, endpoint)?;
         kernel.insert(NODES, Addr4::new(NODE), NODE_LOCAL)?;
         kernel.insert(NODES, Addr4::new(OTHER_NODE), NODE_REMOTE)?;
+        kernel.insert(NODES_V6, Addr6::from(crate::six_harness::NODE6), NODE_LOCAL)?;
+        kernel.insert(NODES_V6, Addr6::from(crate::six_harness::OTHER_NODE6), NODE_REMOTE)?;
         Ok(kernel)
     }
 
@@ -109,6 +113,7 @@ impl Kernel {
             tcp_closing_timeout_s: 60,
             ..Config::default()
         };
+        crate::six_harness::configure(&mut value);
         edit(&mut value);
         let mut map = Array::<_, Config>::try_from(self.map(config::CONFIG)?)?;
         map.set(0, value, 0)?;
@@ -199,6 +204,11 @@ impl Kernel {
         let result = classifier(&mut self.bpf, program)?.test_run(options)?;
         out.truncate(result.data_size_out as usize);
         Ok(Out { verdict: result.return_value, frame: out, duration: result.duration })
+    }
+
+    pub fn conntrack6(&mut self) -> Result<Vec<(ConntrackKey<Addr6>, Conntrack<Addr6>)>> {
+        let map = HashMap::<_, ConntrackKey<Addr6>, Conntrack<Addr6>>::try_from(self.map(CONNTRACK_V6)?)?;
+        Ok(map.iter().collect::<Result<_, _>>()?)
     }
 
     pub fn conntrack(&mut self) -> Result<Vec<(ConntrackKey, Conntrack)>> {

@@ -19,7 +19,7 @@ use strake_abi::{Addr4, Addr6, proto};
 use strake_logic::dns::table::WireName;
 
 use crate::harness::*;
-use crate::room::{Room, Space, ip};
+use crate::room::{Room, Space};
 
 /// Of a Pod, a Service, one without endpoints, and the node.
 const LOCAL6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 9);
@@ -213,11 +213,10 @@ fn an_ipv6_socket_with_a_mapped_address_is_served_like_an_ipv4_one() -> Result<(
     translates("mapped", Hook::SockConnect6, said)
 }
 
-/// A Pod with IPv6 addresses of its own, so that no packet passes the veth (whose programs have no IPv6 yet).
 #[test]
 fn ipv6_services_are_translated_for_connect_sendto_and_what_is_seen_of_them() -> Result<()> {
     let mut room = Room::new(false)?;
-    room.pod.run(|| ip(&format!("addr add {LOCAL6}/128 dev lo")))?;
+    room.with_ipv6(LOCAL6)?;
     serve(&room.pod, (LOCAL6, 8080).into())?;
     serve_udp(&room.pod, (LOCAL6, 5353).into())?;
     let key = |addr: Ipv6Addr, port: u16, proto| ServiceKey6 { addr: addr.into(), port: port.into(), proto, scope: 0 };
@@ -226,11 +225,11 @@ fn ipv6_services_are_translated_for_connect_sendto_and_what_is_seen_of_them() ->
     room.kernel.service6(key(VIP6, 80, proto::TCP), service(80), &web)?;
     room.kernel.service6(key(VIP6, 53, proto::UDP), service(53), &[backend6(LOCAL6, 5353, BACKEND_LOCAL, 2)])?;
     room.kernel.service6(key(VIP6_EMPTY, 80, proto::TCP), service(81), &[])?;
-    let said = "peer [fd00:96::7]:80 from [fd00:96::7]:53 connected [fd00:96::7]:53 refused false";
+    let said = "peer [fd00:96::7]:80 from [fd00:96::7]:53 connected [fd00:96::7]:53 refused true";
     assert_eq!(room.hooked(&room.pod, "live::part_of_socket_hooks", "six")?, said);
     assert_eq!(room.kernel.counted(Counter::SockConnect)?, 3);
     assert_eq!(room.kernel.counted(Counter::SockSendmsg)?, 3);
-    // Nobody answers a packet to an IPv6 VIP: the hook refuses by itself, as well as this kernel (as loaded) can.
+    // This kernel (as loaded) cannot refuse in the hook: a packet with the VIP is refused by from_pod.
     assert_eq!(room.kernel.dropped(DropReason::NoEndpoints)?, 1);
     let events = room.kernel.events()?;
     let connect = events.iter().find(|e| e.kind == EventKind::Connect as u8).context("no connect event")?;

@@ -11,5 +11,8 @@ mod maglev;
 mod network;
 mod room;
 mod service;
+mod six;
+mod six_harness;
+mod six_network;
 mod sources;
 mod spoof;

@@ -14,7 +14,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -184,7 +184,7 @@ impl Room {
                 flags,
                 id: ifindex,
                 netns_cookie: cookie,
-                reserved: 0,
+                ..Endpoint::default()
             };
             kernel.insert(ENDPOINTS, ifindex, endpoint)?;
             kernel.insert(ENDPOINTS_BY_IP, Addr4::new(addr), ifindex)?;
@@ -231,6 +231,23 @@ impl Room {
         program.load()?;
         program.attach(&directory, CgroupAttachMode::Single)?;
         Ok(Self { kernel, node, pod, other, outside, cgroup })
+    }
+
+    /// Gives Pod A an IPv6 address, with the host side of its veth as the gateway.
+    pub fn with_ipv6(&mut self, address: Ipv6Addr) -> Result<()> {
+        let ifindex = self.node.run(|| {
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+            ip("addr add fe80::1/64 dev va nodad")?;
+            ip(&format!("route add {address}/128 dev va"))?;
+            Ok(nix::net::if_::if_nametoindex("va")?)
+        })?;
+        self.pod.run(|| {
+            ip(&format!("addr add {address}/128 dev eth0 nodad"))?;
+            ip("route add default via fe80::1 dev eth0")
+        })?;
+        let rows = self.kernel.bpf.map(ENDPOINTS).context(ENDPOINTS)?;
+        let row = aya::maps::HashMap::<_, u32, Endpoint>::try_from(rows)?.get(&ifindex, 0)?;
+        self.kernel.insert(ENDPOINTS, ifindex, Endpoint { ip6: address.into(), ..row })
     }
 
     /// Runs the test `name` of this binary (one marked as a part) as a process of `space`, under the socket hooks, and

@@ -57,10 +57,10 @@ fn arp_about_itself_passes_and_about_others_does_not() -> Result<()> {
 }
 
 #[test]
-fn ipv6_is_counted_and_not_told() -> Result<()> {
+fn what_is_not_ip_is_counted_and_not_told() -> Result<()> {
     let mut kernel = Kernel::new()?;
     let mut frame = tcp((POD, 40000), (LOCAL, 80), SYN, &[]);
-    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    frame[12..14].copy_from_slice(&[0x88, 0xcc]);
     drops(&mut kernel, &frame, DropReason::UnsupportedProtocol)?;
     assert!(kernel.events()?.is_empty());
     Ok(())

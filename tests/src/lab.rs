@@ -225,6 +225,7 @@ impl Lab {
             spec: EndpointSpec {
                 pod: ObjectName::new("default", name),
                 ip: address,
+                ip6: None,
                 ifindex: host["ifindex"].as_u64().unwrap() as u32,
                 interface,
                 mac: pod_mac.1,
@@ -252,19 +253,38 @@ impl Lab {
 
     /// Gives the node and the machine outside an IPv6 address each, and says so in the Node object.
     pub fn with_ipv6(&mut self) {
+        within(&self.node, || fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap());
         ip(&format!("-n {} addr add {NODE_IP6}/64 dev up0 nodad", self.node));
         ip(&format!("-n {} addr add {OUTSIDE_IP6}/64 dev eth0 nodad", self.outside));
         self.put(json!({
             "kind": "Node",
             "metadata": {"name": "n1"},
-            "spec": {"podCIDR": "10.244.0.0/24"},
+            "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24", "fd00:10:244::/64"]},
             "status": {"addresses": [
                 {"type": "InternalIP", "address": NODE_IP}, {"type": "InternalIP", "address": NODE_IP6},
             ]},
         }));
     }
 
-    /// Gives a Pod IPv6 addresses that it reaches without its veth, whose programs have no IPv6 yet.
+    /// Gives a Pod an IPv6 address on its veth, whose host side is its gateway, and returns it.
+    pub fn pod6(&mut self, pod: &LabPod) -> Ipv6Addr {
+        let LabPod { netns, spec, .. } = pod;
+        let (node, interface) = (&self.node, &spec.interface);
+        let address = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, u16::from(pod.ip.octets()[3]));
+        ip(&format!("-n {node} addr add fe80::1/64 dev {interface} nodad"));
+        ip(&format!("-n {node} route add {address}/128 dev {interface}"));
+        ip(&format!("-n {netns} addr add {address}/128 dev eth0 nodad"));
+        ip(&format!("-n {netns} route add default via fe80::1 dev eth0"));
+        let known = self.pods.iter_mut().find(|known| known.name == pod.name).unwrap();
+        known.spec.ip6 = Some(address);
+        let spec = known.spec.clone();
+        if let Some(datapath) = self.datapath.clone() {
+            within(&self.node, || datapath.add_endpoint(spec)).unwrap();
+        }
+        address
+    }
+
+    /// Gives a Pod IPv6 addresses that it reaches without its veth.
     pub fn addresses6(&self, pod: &LabPod, addresses: &[Ipv6Addr]) {
         for address in addresses {
             ip(&format!("-n {} addr add {address}/128 dev lo", pod.netns));

@@ -107,10 +107,11 @@ impl Needs {
     /// Of all that is desired.
     pub fn of(desired: &Desired) -> Self {
         let members = |set: &Set| if set.sticky() { set.backends.len() + set.lingering.len() } else { 0 };
-        let keys = desired.frontends.iter().map(|frontend| frontend.key);
-        let services_v6 = keys.filter(|key| key.v4().is_none()).count();
+        let rows = desired.frontends.len() + desired.cluster_ips.len();
+        let keys = desired.frontends.iter().map(|frontend| frontend.key.v4().is_none());
+        let services_v6 = keys.chain(desired.cluster_ips.iter().map(|ip| ip.v4().is_none())).filter(|v6| *v6).count();
         Self {
-            services: desired.frontends.len() - services_v6 + desired.cluster_ips.len(),
+            services: rows - services_v6,
             services_v6,
             backends: desired.sets.iter().map(|set| set.backends.len()).sum(),
             members: desired.sets.iter().map(members).sum(),

@@ -1,9 +1,9 @@
 //! What the agent tells the datapath about its node. Everything that is a path, a name or a size is here.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use strake_state::Sandboxes;
 
 /// How a node's datapath is set up. Paths and names are those of the network and mount namespace that the calling
@@ -24,12 +24,17 @@ pub struct Config {
     pub pod_cidr: Option<Ipv4Network>,
     pub cluster_cidr: Ipv4Network,
     pub service_cidr: Ipv4Network,
+    /// The same of IPv6. The node's own IPv6 address and Pod prefix are those of its Node object.
+    pub cluster_cidr6: Ipv6Network,
+    pub service_cidr6: Ipv6Network,
     /// Address of the cluster DNS Service. With `dns` it is never load-balanced: from_pod or the agent answers.
     pub cluster_dns: Ipv4Addr,
     /// The cluster's domain, no dot at either end.
     pub cluster_domain: String,
     /// The Pods' default gateway (link-local, the same on every veth).
     pub pod_gateway: Ipv4Addr,
+    /// The same of IPv6, on Pods that have it.
+    pub pod_gateway6: Ipv6Addr,
     /// First and last NodePort.
     pub node_ports: (u16, u16),
     /// First and last port of source translation; must not overlap with `ip_local_port_range` or NodePorts.
@@ -62,6 +67,10 @@ impl Config {
     pub fn new(node_name: &str, cgroup_root: impl Into<PathBuf>, bpf_root: impl Into<PathBuf>) -> Self {
         let net = |a, b, len| Ipv4Network::new(Ipv4Addr::new(a, b, 0, 0), len);
         let whole = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
+        let net6 = |c, len| {
+            let address = Ipv6Addr::new(0xfd00, 0x10, c, 0, 0, 0, 0, 0);
+            Ipv6Network::new(address, len).unwrap_or_else(|_| address.into())
+        };
         Self {
             node_name: node_name.into(),
             cgroup_root: cgroup_root.into(),
@@ -71,9 +80,12 @@ impl Config {
             pod_cidr: None,
             cluster_cidr: net(10, 244, 16).unwrap_or(whole),
             service_cidr: net(10, 96, 16).unwrap_or(whole),
+            cluster_cidr6: net6(0x244, 56),
+            service_cidr6: net6(0x96, 112),
             cluster_dns: Ipv4Addr::new(10, 96, 0, 10),
             cluster_domain: "cluster.local".into(),
             pod_gateway: Ipv4Addr::new(169, 254, 1, 1),
+            pod_gateway6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
             node_ports: (30_000, 32_767),
             snat_ports: (61_000, 65_535),
             masquerade: true,
@@ -139,6 +151,7 @@ pub struct MapSizes {
     pub backends: u32,
     pub members: u32,
     pub affinity: u32,
+    pub affinity_v6: u32,
     /// Rows of 32 entries. A table takes 32 rows (for up to 10 backends), 128 (40), 512 (163) or 2,048.
     pub maglev: u32,
     /// Ranges of clients; Services with the same ones share them.
@@ -148,6 +161,9 @@ pub struct MapSizes {
     pub sock_flows_v6: u32,
     pub sock_nat_v6: u32,
     pub conntrack: u32,
+    pub conntrack_v6: u32,
+    pub fragments: u32,
+    pub fragments_v6: u32,
     pub endpoints: u32,
     pub nodes: u32,
     pub dns_names: u32,
@@ -164,6 +180,7 @@ impl Default for MapSizes {
             backends: 262_144,
             members: 131_072,
             affinity: 65_536,
+            affinity_v6: 16_384,
             source_ranges: 65_536,
             // 2 MiB, taken at once: tables for 1,024 Service ports of up to 10 backends.
             maglev: 32_768,
@@ -172,6 +189,9 @@ impl Default for MapSizes {
             sock_flows_v6: 16_384,
             sock_nat_v6: 16_384,
             conntrack: 131_072,
+            conntrack_v6: 32_768,
+            fragments: 8_192,
+            fragments_v6: 2_048,
             endpoints: 1_024,
             nodes: 16_384,
             dns_names: 65_536,

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use ipnetwork::IpNetwork;
-use strake_abi::addr::{Addr4, Addr6, Port};
+use strake_abi::addr::{Addr6, Port};
 use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{SERVICES, SERVICES_V6, ServiceKey6};
@@ -98,8 +98,8 @@ pub struct Desired {
     pub frontends: Vec<Frontend>,
     /// Ranges of clients, each list ordered and unique, none twice.
     pub source_lists: Vec<Vec<IpNetwork>>,
-    /// IPv4 ClusterIPs that exist ("this address is a Service's, whatever the port").
-    pub cluster_ips: Vec<Addr4>,
+    /// ClusterIPs that exist ("this address is a Service's, whatever the port"); IPv4 mapped.
+    pub cluster_ips: Vec<Addr6>,
     /// Addresses of nodes (IPv4 mapped) with `NODE_*` flags.
     pub nodes: Vec<(Addr6, u32)>,
     pub names: Vec<Name>,
@@ -146,8 +146,8 @@ impl Desired {
 }
 
 /// The key of "this ClusterIP exists".
-pub fn exists_key(addr: Addr4) -> ServiceKey6 {
-    ServiceKey6 { addr: addr.into(), ..ServiceKey6::default() }
+pub fn exists_key(addr: Addr6) -> ServiceKey6 {
+    ServiceKey6 { addr, ..ServiceKey6::default() }
 }
 
 /// The map that a key's row is in.

@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
-use strake_abi::addr::Addr4;
+use strake_abi::addr::{Addr4, Addr6};
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, Endpoint, PodNetns};
 use strake_state::{ObjectName, Sandboxes, World};
 
@@ -21,6 +21,8 @@ pub struct EndpointSpec {
     pub pod: ObjectName,
     /// The Pod's address.
     pub ip: Ipv4Addr,
+    /// Its IPv6 address, if it has one.
+    pub ip6: Option<Ipv6Addr>,
     /// Host side of the veth, in the agent's network namespace.
     pub interface: String,
     pub ifindex: u32,
@@ -127,10 +129,22 @@ impl Endpoints {
             self.remove(&old.spec.interface, maps)?;
         }
         let flags = if *no_socket { ENDPOINT_NO_SOCKET } else { 0 };
-        let row =
-            Endpoint { ip, mac: spec.mac, host_mac: spec.host_mac, flags, reserved: 0, id: *id, netns_cookie: *cookie };
+        let ip6 = spec.ip6.map_or(Addr6::ANY, Addr6::from);
+        let row = Endpoint {
+            ip,
+            mac: spec.mac,
+            host_mac: spec.host_mac,
+            flags,
+            reserved: 0,
+            id: *id,
+            netns_cookie: *cookie,
+            ip6,
+        };
         maps.endpoints.put(&[(spec.ifindex, row)])?;
         maps.endpoints_by_ip.put(&[(ip, spec.ifindex)])?;
+        if ip6 != Addr6::ANY {
+            maps.endpoints_ip_v6.put(&[(ip6, spec.ifindex)])?;
+        }
         if *cookie != 0 {
             maps.pods_by_netns.put(&[(*cookie, PodNetns { ip, id: *id, flags: u32::from(flags) })])?;
         }
@@ -141,7 +155,8 @@ impl Endpoints {
     /// Deletes the rows of an endpoint. Returns what was known; an unknown one is no error.
     pub fn remove(&mut self, interface: &str, maps: &mut KernelMaps) -> Result<Option<Known>, MapsError> {
         let Some(known) = self.known.get(interface).cloned() else { return Ok(None) };
-        forget_rows(known.spec.ifindex, known.spec.ip.into(), known.cookie, maps)?;
+        let ip6 = known.spec.ip6.map_or(Addr6::ANY, Addr6::from);
+        forget_rows(known.spec.ifindex, known.spec.ip.into(), ip6, known.cookie, maps)?;
         self.known.remove(interface);
         Ok(Some(known))
     }
@@ -152,7 +167,7 @@ impl Endpoints {
         let rows = maps.endpoints.all()?;
         let stale: Vec<_> = rows.into_iter().filter(|(ifindex, _)| !live.contains(ifindex)).collect();
         for (ifindex, row) in &stale {
-            forget_rows(*ifindex, row.ip, row.netns_cookie, maps)?;
+            forget_rows(*ifindex, row.ip, row.ip6, row.netns_cookie, maps)?;
         }
         Ok(stale.len())
     }
@@ -176,10 +191,13 @@ impl Endpoints {
     }
 }
 
-fn forget_rows(ifindex: u32, ip: Addr4, cookie: u64, maps: &mut KernelMaps) -> Result<(), MapsError> {
+fn forget_rows(ifindex: u32, ip: Addr4, ip6: Addr6, cookie: u64, maps: &mut KernelMaps) -> Result<(), MapsError> {
     // The address may belong to another Pod's veth by now.
     if maps.endpoints_by_ip.get(&ip)? == Some(ifindex) {
         maps.endpoints_by_ip.remove(&[ip])?;
+    }
+    if ip6 != Addr6::ANY && maps.endpoints_ip_v6.get(&ip6)? == Some(ifindex) {
+        maps.endpoints_ip_v6.remove(&[ip6])?;
     }
     if cookie != 0 && maps.pods_by_netns.get(&cookie)?.is_some_and(|row| row.ip == ip) {
         maps.pods_by_netns.remove(&[cookie])?;

@@ -148,7 +148,7 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     Ok(Loaded { ebpf, features, uplink_ifindex, attached: BTreeMap::new(), links, clsact })
 }
 
-fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 19] {
+fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 24] {
     use strake_abi::{conntrack, dns, endpoint, flow, service, sock};
     [
         (service::SERVICES, sizes.services),
@@ -156,6 +156,7 @@ fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 19] {
         (service::BACKENDS, sizes.backends),
         (service::MEMBERS, sizes.members),
         (service::AFFINITY, sizes.affinity),
+        (service::AFFINITY_V6, sizes.affinity_v6),
         (service::SOURCE_RANGES, sizes.source_ranges),
         (service::MAGLEV, sizes.maglev),
         (sock::SOCK_FLOWS, sizes.sock_flows),
@@ -163,14 +164,28 @@ fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 19] {
         (sock::SOCK_FLOWS_V6, sizes.sock_flows_v6),
         (sock::SOCK_NAT_V6, sizes.sock_nat_v6),
         (conntrack::CONNTRACK, sizes.conntrack),
+        (conntrack::CONNTRACK_V6, sizes.conntrack_v6),
+        (conntrack::FRAGMENTS, sizes.fragments),
+        (conntrack::FRAGMENTS_V6, sizes.fragments_v6),
         (endpoint::ENDPOINTS, sizes.endpoints),
         (endpoint::ENDPOINTS_BY_IP, sizes.endpoints),
+        (endpoint::ENDPOINTS_IP_V6, sizes.endpoints),
         (endpoint::PODS_BY_NETNS, sizes.endpoints),
         (endpoint::NODES, sizes.nodes),
         (endpoint::NODES_V6, sizes.nodes),
         (dns::DNS_NAMES, sizes.dns_names),
         (flow::EVENTS, sizes.events),
     ]
+}
+
+/// Bytes of a `CONFIG` row, now and up to version 3.
+const SIZE: usize = size_of::<AbiConfig>();
+const SIZE_TO_3: usize = 88;
+
+fn first_word<const N: usize>(data: MapData) -> Result<u32, MapError> {
+    let map: Array<MapData, [u8; N]> = Array::try_from(Map::from_map_data(data)?)?;
+    let row = map.get(&0, 0)?;
+    Ok(row.first_chunk().map_or(u32::MAX, |word| u32::from_ne_bytes(*word)))
 }
 
 /// The pinned CONFIG says which ABI wrote the maps. Maps of another one must not be touched, let alone reused.
@@ -182,13 +197,12 @@ fn refuse_other_abi(config: &Config) -> Result<(), LoadError> {
     let pinned = |source| LoadError::Pinned { path: path.clone(), source };
     let data = MapData::from_pin(&path).map_err(pinned)?;
     let value_size = data.info().map_err(pinned)?.value_size() as usize;
-    let found = if value_size == size_of::<AbiConfig>() {
-        let map = Map::from_map_data(data).map_err(pinned)?;
-        let map: Array<MapData, AbiConfig> = Array::try_from(map).map_err(pinned)?;
-        map.get(&0, 0).map_err(pinned)?.abi_version
-    } else {
-        // Every version so far has this size; whatever wrote another one is later.
-        u32::MAX
+    // The version is the first word in every version.
+    let found = match value_size {
+        SIZE => first_word::<SIZE>(data).map_err(pinned)?,
+        SIZE_TO_3 => first_word::<SIZE_TO_3>(data).map_err(pinned)?,
+        // Whatever wrote another size is later.
+        _ => u32::MAX,
     };
     // 0: an agent died between making the maps and writing CONFIG; nothing is attached to them yet.
     if found == strake_abi::ABI_VERSION || found == 0 {

@@ -13,7 +13,9 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use strake_abi::addr::{Addr4, Addr6};
 use strake_abi::config::{CONFIG, Config};
 use strake_abi::dns::{DNS_NAMES, DNS_ZONE, DnsKey, DnsName, DnsZone};
-use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, Endpoint, NODES, NODES_V6, PODS_BY_NETNS, PodNetns};
+use strake_abi::endpoint::{
+    ENDPOINTS, ENDPOINTS_BY_IP, ENDPOINTS_IP_V6, Endpoint, NODES, NODES_V6, PODS_BY_NETNS, PodNetns,
+};
 use strake_abi::flow::{COUNTERS, DROPS, EVENTS_LOST};
 use strake_abi::service::{
     BACKENDS, Backend, MAGLEV, MEMBERS, MaglevRow, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES, Service,
@@ -219,6 +221,7 @@ pub struct KernelMaps {
     pub names: Rows<DnsKey, DnsName>,
     pub endpoints: Rows<u32, Endpoint>,
     pub endpoints_by_ip: Rows<Addr4, u32>,
+    pub endpoints_ip_v6: Rows<Addr6, u32>,
     pub pods_by_netns: Rows<u64, PodNetns>,
     pub sock_flows: Rows<u64, SockFlow>,
     pub sock_nat: Rows<SockNatKey, SockNat>,
@@ -256,6 +259,7 @@ impl KernelMaps {
             names: Rows::open(pins, DNS_NAMES)?,
             endpoints: Rows::open(pins, ENDPOINTS)?,
             endpoints_by_ip: Rows::open(pins, ENDPOINTS_BY_IP)?,
+            endpoints_ip_v6: Rows::open(pins, ENDPOINTS_IP_V6)?,
             pods_by_netns: Rows::open(pins, PODS_BY_NETNS)?,
             sock_flows: Rows::open(pins, SOCK_FLOWS)?,
             sock_nat: Rows::open(pins, SOCK_NAT)?,

@@ -51,9 +51,7 @@ impl Part {
             return None;
         }
         let needs = (Needs::of(&old), Needs::of(&new));
-        let all = last.needs.exchanged(&needs.0, &needs.1);
-        // Pods that opted out of the socket hooks are warned of the first IPv6 Service.
-        if !all.fits(sizes) || (all.services_v6 == 0) != (last.needs.services_v6 == 0) {
+        if !last.needs.exchanged(&needs.0, &needs.1).fits(sizes) {
             return None;
         }
         let mine = mine(installed, &old, &new)?;
@@ -77,6 +75,7 @@ impl Part {
 
 /// The Services that differ; None if more does that is compiled.
 fn services_only(before: &World, after: &World, config: &Config) -> Option<BTreeSet<ObjectName>> {
+    // Runtimes and namespaces: a Pod with a hostPort may have opted out of the socket hooks, or not any more.
     if changed(&before.nodes, &after.nodes).next().is_some()
         || changed(&before.runtime_classes, &after.runtime_classes).next().is_some()
         || changed(&before.namespaces, &after.namespaces)
@@ -84,14 +83,8 @@ fn services_only(before: &World, after: &World, config: &Config) -> Option<BTree
     {
         return None;
     }
-    let matters = |world: &World, pod: &Pod| {
-        pod.node.as_deref() == Some(config.node_name.as_str())
-            && (!pod.host_ports.is_empty() || world.socket_opt_out(&pod.name, &config.sandboxes).is_some())
-    };
-    let mut pods = changed(&before.pods, &after.pods);
-    if pods
-        .any(|(_, old, new)| old.is_some_and(|pod| matters(before, pod)) || new.is_some_and(|pod| matters(after, pod)))
-    {
+    let matters = |pod: &Pod| pod.node.as_deref() == Some(config.node_name.as_str()) && !pod.host_ports.is_empty();
+    if changed(&before.pods, &after.pods).any(|(_, old, new)| old.into_iter().chain(new).any(|pod| matters(pod))) {
         return None;
     }
     let names = after.changed_services(before);

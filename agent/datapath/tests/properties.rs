@@ -14,9 +14,7 @@ use proptest::prelude::*;
 use strake_abi::addr::Addr6;
 use strake_abi::config::Config as AbiConfig;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
-use strake_abi::service::{
-    Backend, MaglevRow, MemberKey, SCOPE_EXTERNAL, SCOPE_INTERNAL, Service as AbiService, ServiceKey6,
-};
+use strake_abi::service::{Backend, MaglevRow, MemberKey, SCOPE_EXTERNAL, Service as AbiService, ServiceKey6};
 use strake_datapath::{
     Config, Desired, Installed, MapSizes, Maps, Plan, Runtime, SourceRange, apply, check, compile, diff, exists_key,
 };
@@ -305,7 +303,6 @@ fn families_are_apart(desired: &Desired) {
         let v4 = frontend.key.v4().is_some();
         let set = &desired.sets[frontend.set];
         assert!(set.backends.iter().chain(&set.lingering).all(|target| target.addr.v4().is_some() == v4));
-        assert!(v4 || frontend.key.scope == SCOPE_INTERNAL, "nobody reads an IPv6 row of the external scope");
     }
 }
 

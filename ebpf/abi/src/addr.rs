@@ -79,6 +79,18 @@ impl Addr6 {
         if a == 0 && b == 0 && c == u32::from_ne_bytes([0, 0, 0xff, 0xff]) { Some(Addr4(d)) } else { None }
     }
 
+    /// Whether it is of the link, `fe80::/10`: no router sends it on (RFC 4291, 2.5.6).
+    #[inline(always)]
+    pub const fn is_link_local(self) -> bool {
+        self.0[0] & u32::from_ne_bytes([0xff, 0xc0, 0, 0]) == u32::from_ne_bytes([0xfe, 0x80, 0, 0])
+    }
+
+    /// Whether it is `ff00::/8`.
+    #[inline(always)]
+    pub const fn is_multicast(self) -> bool {
+        self.0[0] & u32::from_ne_bytes([0xff, 0, 0, 0]) == u32::from_ne_bytes([0xff, 0, 0, 0])
+    }
+
     /// The octets in writing order.
     #[inline(always)]
     pub const fn octets(self) -> [u8; 16] {
@@ -197,6 +209,32 @@ impl Cidr4 {
     }
 }
 
+abi_struct! {
+    /// An IPv6 prefix. All zero is the *empty* prefix (it contains nothing), not ::/0.
+    pub struct Cidr6: 32 {
+        /// Network address, host bits zero.
+        pub addr: Addr6 = 0,
+        /// Mask in network byte order, as an address is.
+        pub mask: Addr6 = 16,
+    }
+}
+
+impl Cidr6 {
+    /// The prefix of `len` bits (0 to 128, more is taken as 128) around `addr`. A length of 0 gives the empty prefix.
+    pub fn new(addr: Ipv6Addr, len: u8) -> Self {
+        let len = u32::from(len.min(128));
+        let mask = if len == 0 { 0 } else { u128::MAX << (128 - len) };
+        Self { addr: Ipv6Addr::from(u128::from(addr) & mask).into(), mask: Ipv6Addr::from(mask).into() }
+    }
+
+    /// Whether the prefix holds the address. The empty prefix holds none.
+    #[inline(always)]
+    pub const fn contains(&self, addr: Addr6) -> bool {
+        let ([a, b, c, d], [p, q, r, s], [w, x, y, z]) = (addr.0, self.mask.0, self.addr.0);
+        p != 0 && ((a & p) ^ w) | ((b & q) ^ x) | ((c & r) ^ y) | ((d & s) ^ z) == 0
+    }
+}
+
 #[cfg(feature = "user")]
 mod pod {
     #![expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
@@ -241,5 +279,19 @@ mod tests {
         assert!(cidr.contains(Addr4::new([10, 244, 3, 255])));
         assert!(!cidr.contains(Addr4::new([10, 244, 4, 0])));
         assert!(!Cidr4::default().contains(Addr4::new([0, 0, 0, 0])));
+        let addr = |text: &str| Addr6::from(text.parse::<Ipv6Addr>().unwrap());
+        let cidr = Cidr6::new("fd00:10:244:3::7".parse().unwrap(), 60);
+        assert_eq!(cidr.addr, addr("fd00:10:244::"));
+        assert!(cidr.contains(addr("fd00:10:244:f:ffff::1")) && !cidr.contains(addr("fd00:10:244:10::1")));
+        assert!(!cidr.contains(addr("fd01:10:244::")) && !Cidr6::default().contains(Addr6::ANY));
+        assert!(Cidr6::new("fd00::1".parse().unwrap(), 128).contains(addr("fd00::1")));
+    }
+
+    #[test]
+    fn kinds_of_addresses_are_told_apart() {
+        let addr = |text: &str| Addr6::from(text.parse::<Ipv6Addr>().unwrap());
+        assert!(addr("fe80::1").is_link_local() && addr("febf::1").is_link_local());
+        assert!(!addr("fec0::1").is_link_local() && !addr("fd00::1").is_link_local());
+        assert!(addr("ff02::1").is_multicast() && !addr("fe80::1").is_multicast());
     }
 }

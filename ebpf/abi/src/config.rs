@@ -1,7 +1,7 @@
 //! `CONFIG`: what the programs know about their node. One entry, index 0; written by the agent before it attaches
 //! anything, and rewritten in one update when something changes.
 
-use crate::addr::{Addr4, Cidr4};
+use crate::addr::{Addr4, Addr6, Cidr4, Cidr6};
 use crate::macros::abi_struct;
 
 /// Array of one [`Config`].
@@ -26,7 +26,7 @@ pub const HAVE_SET_RETVAL: &str = "HAVE_SET_RETVAL";
 
 abi_struct! {
     /// The node, as the programs see it.
-    pub struct Config: 88 {
+    pub struct Config: 216 {
         /// [`crate::ABI_VERSION`] of the agent that wrote the maps.
         pub abi_version: u32 = 0,
         /// [`MASQUERADE`], [`DNS`], [`TRACK_ALL`], [`EVENTS`], [`DIRECT`].
@@ -72,5 +72,16 @@ abi_struct! {
         pub next_id: u32 = 80,
         /// Zero.
         pub reserved: u32 = 84,
+        /// IPv6 address of the uplink; `::` if there is none: then IPv6 is not masqueraded, and an IPv6 NodePort has no
+        /// way to remote backends.
+        pub node_ip6: Addr6 = 88,
+        /// As `pod_gateway` (fe80::1).
+        pub pod_gateway6: Addr6 = 104,
+        /// IPv6 Pod prefix of this node.
+        pub pod_cidr6: Cidr6 = 120,
+        /// IPv6 Pod prefix of the cluster.
+        pub cluster_cidr6: Cidr6 = 152,
+        /// Prefix of IPv6 ClusterIPs.
+        pub service_cidr6: Cidr6 = 184,
     }
 }

@@ -1,4 +1,4 @@
-//! Connection tracking and every address translation of the packet path, in one map.
+//! Connection tracking and every address translation of the packet path, in one map of each family.
 //!
 //! A flow has two rows, one a direction, each keyed by the tuple **as it is on the wire before translation** and
 //! holding the tuple after it. They are each other's mirror:
@@ -20,35 +20,44 @@
 //! The reply row is inserted with `BPF_NOEXIST`: finding another flow's row there *is* the detection of a tuple
 //! collision, and the same act allocates a port.
 
-use crate::addr::{Addr4, Port};
-use crate::macros::{abi_struct, named_enum};
+use crate::addr::{Addr4, Addr6, Port};
+use crate::macros::{abi_struct, abi_struct_wide, named_enum};
 
 /// LRU hash [`ConntrackKey`] -> [`Conntrack`].
 pub const CONNTRACK: &str = "CONNTRACK";
+/// The same of IPv6, with long addresses.
+pub const CONNTRACK_V6: &str = "CONNTRACK_V6";
 /// LRU hash [`FragmentKey`] -> [`FragmentPorts`]: ports of datagrams that arrive in pieces.
 pub const FRAGMENTS: &str = "FRAGMENTS";
+/// LRU hash [`FragmentKey6`] -> [`FragmentPorts`].
+pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
 
 /// [`ConntrackKey::border`]: the host side of a Pod's veth.
 pub const BORDER_POD: u8 = 0;
 /// [`ConntrackKey::border`]: the uplink.
 pub const BORDER_NET: u8 = 1;
 
-abi_struct! {
-    /// Source and destination of a packet. For ICMP echo the identifier is the port of the side that asks, and the
+abi_struct_wide! {
+    /// Source and destination of a packet. For ICMP and ICMPv6 echo the identifier is the port of the side that asks, and the
     /// other port is 0.
-    pub struct Tuple4: 12 {
+    pub struct Tuple: 12 / 36 {
         /// Source address.
-        pub src: Addr4 = 0,
+        pub src: A = 0 / 0,
         /// Destination address.
-        pub dst: Addr4 = 4,
+        pub dst: A = 4 / 16,
         /// Source port.
-        pub sport: Port = 8,
+        pub sport: Port = 8 / 32,
         /// Destination port.
-        pub dport: Port = 10,
+        pub dport: Port = 10 / 34,
     }
 }
 
-impl Tuple4 {
+/// The tuple of an IPv4 packet.
+pub type Tuple4 = Tuple<Addr4>;
+/// The tuple of an IPv6 packet.
+pub type Tuple6 = Tuple<Addr6>;
+
+impl<A: Copy> Tuple<A> {
     /// The tuple of an answer.
     #[inline(always)]
     pub const fn mirror(self) -> Self {
@@ -56,17 +65,17 @@ impl Tuple4 {
     }
 }
 
-abi_struct! {
+abi_struct_wide! {
     /// A packet at a border.
-    pub struct ConntrackKey: 16 {
+    pub struct ConntrackKey: 16 / 40 {
         /// The tuple on the wire, before translation.
-        pub tuple: Tuple4 = 0,
+        pub tuple: Tuple<A> = 0 / 0,
         /// IANA protocol number.
-        pub proto: u8 = 12,
+        pub proto: u8 = 12 / 36,
         /// [`BORDER_POD`] or [`BORDER_NET`].
-        pub border: u8 = 13,
+        pub border: u8 = 13 / 37,
         /// Zero.
-        pub reserved: u16 = 14,
+        pub reserved: u16 = 14 / 38,
     }
 }
 
@@ -107,33 +116,33 @@ named_enum! {
     }
 }
 
-abi_struct! {
+abi_struct_wide! {
     /// One direction of a flow. Updated in place by the programs; the agent only reads and deletes.
-    pub struct Conntrack: 64 {
+    pub struct Conntrack: 64 / 88 {
         /// The tuple after translation (equal to the key's when nothing is translated).
-        pub to: Tuple4 = 0,
+        pub to: Tuple<A> = 0 / 0,
         /// [`crate::service::Service::id`], 0 for none.
-        pub service_id: u32 = 12,
+        pub service_id: u32 = 12 / 36,
         /// [`crate::service::Backend::id`], 0 for none.
-        pub backend_id: u32 = 16,
+        pub backend_id: u32 = 16 / 40,
         /// Seconds of `CLOCK_MONOTONIC` at the last packet of this direction.
-        pub last_seen_s: u32 = 20,
+        pub last_seen_s: u32 = 20 / 44,
         /// Packets of this direction (GSO super-packets count once).
-        pub packets: u64 = 24,
+        pub packets: u64 = 24 / 48,
         /// Bytes of this direction, Ethernet header included.
-        pub bytes: u64 = 32,
+        pub bytes: u64 = 32 / 56,
         /// Nanoseconds of `CLOCK_MONOTONIC` at the first packet.
-        pub created_ns: u64 = 40,
+        pub created_ns: u64 = 40 / 64,
         /// `CT_*`.
-        pub flags: u16 = 48,
+        pub flags: u16 = 48 / 72,
         /// [`FlowState`], kept on both rows.
-        pub state: u8 = 50,
+        pub state: u8 = 50 / 74,
         /// [`DIRECTION_ORIGINAL`] or [`DIRECTION_REPLY`].
-        pub direction: u8 = 51,
+        pub direction: u8 = 51 / 75,
         /// Interface of the Pod (border Pod) or uplink (border net) that the flow was opened at.
-        pub ifindex: u32 = 52,
+        pub ifindex: u32 = 52 / 76,
         /// Cookie of the client's socket if it is of this node, else 0.
-        pub cookie: u64 = 56,
+        pub cookie: u64 = 56 / 80,
     }
 }
 
@@ -150,6 +159,24 @@ abi_struct! {
         pub proto: u8 = 10,
         /// Border, as in [`ConntrackKey`].
         pub border: u8 = 11,
+    }
+}
+
+abi_struct! {
+    /// The same of IPv6 (RFC 8200, 4.5).
+    pub struct FragmentKey6: 40 {
+        /// Source address.
+        pub src: Addr6 = 0,
+        /// Destination address.
+        pub dst: Addr6 = 16,
+        /// Identification, network byte order.
+        pub id: u32 = 32,
+        /// IANA protocol number of what follows the extension headers.
+        pub proto: u8 = 36,
+        /// Border, as in [`ConntrackKey`].
+        pub border: u8 = 37,
+        /// Zero.
+        pub reserved: u16 = 38,
     }
 }
 

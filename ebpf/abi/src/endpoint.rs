@@ -1,6 +1,6 @@
 //! Pods of this node and addresses of all nodes.
 
-use crate::addr::{Addr4, Mac};
+use crate::addr::{Addr4, Addr6, Mac};
 use crate::macros::abi_struct;
 
 /// Hash `u32` (interface index of the host side of the veth) -> [`Endpoint`]. A veth without a row drops everything
@@ -8,11 +8,13 @@ use crate::macros::abi_struct;
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// Hash [`Addr4`] (Pod address) -> `u32` (interface index): "is this a Pod of this node, and where".
 pub const ENDPOINTS_BY_IP: &str = "ENDPOINTS_BY_IP";
+/// The same for IPv6 addresses, [`crate::Addr6`].
+pub const ENDPOINTS_IP_V6: &str = "ENDPOINTS_IP_V6";
 /// Hash `u64` (network namespace cookie) -> [`PodNetns`]: who a socket belongs to.
 pub const PODS_BY_NETNS: &str = "PODS_BY_NETNS";
 /// Hash [`Addr4`] (an address of a node) -> `u32` (`NODE_*` flags).
 pub const NODES: &str = "NODES";
-/// Hash [`crate::Addr6`] (an IPv6 address of this node) -> `u32` (`NODE_*` flags), for the socket hooks.
+/// Hash [`crate::Addr6`] (an IPv6 address of a node) -> `u32` (`NODE_*` flags).
 pub const NODES_V6: &str = "NODES_V6";
 
 /// [`NODES`]: an address of this node (127.0.0.1 and the like included); its NodePorts are served.
@@ -25,7 +27,7 @@ pub const ENDPOINT_NO_SOCKET: u16 = 1 << 0;
 
 abi_struct! {
     /// A Pod of this node.
-    pub struct Endpoint: 32 {
+    pub struct Endpoint: 48 {
         /// The Pod's address; anything else as a source is spoofed.
         pub ip: Addr4 = 0,
         /// The Pod side's Ethernet address; anything else as a source is spoofed.
@@ -40,6 +42,8 @@ abi_struct! {
         pub id: u32 = 20,
         /// Cookie of the Pod's network namespace, 0 if unknown.
         pub netns_cookie: u64 = 24,
+        /// The Pod's IPv6 address, `::` if it has none. Beside it a Pod may speak from link-local addresses, on its link.
+        pub ip6: Addr6 = 32,
     }
 }
 

@@ -63,7 +63,7 @@ named_enum! {
         SpoofedArp = 3 => "spoofed_arp",
         /// The packet is shorter than its headers say, or they contradict each other.
         Malformed = 4 => "malformed",
-        /// Neither IPv4 nor ARP.
+        /// None of IPv4, IPv6 and ARP.
         UnsupportedProtocol = 5 => "unsupported_protocol",
         /// The veth has no row in `ENDPOINTS`.
         UnknownEndpoint = 6 => "unknown_endpoint",
@@ -87,6 +87,10 @@ named_enum! {
         NotConfigured = 15 => "not_configured",
         /// The client is in none of the Service's `loadBalancerSourceRanges`.
         SourceNotInRanges = 16 => "source_not_in_ranges",
+        /// A neighbour discovery message claims an address that is not the Pod's, or is a router's to send.
+        SpoofedNdp = 17 => "spoofed_ndp",
+        /// IPv6 extension headers are more, or other, than are walked.
+        ExtensionHeaders = 18 => "ipv6_extension_headers",
     }
 }
 

@@ -25,10 +25,10 @@
 //! # IPv6
 //!
 //! Keys of IPv4 and IPv6 are in separate maps, as hot paths hash keys of different length: an [`Addr6`] where [`Addr4`]
-//! stood, `*Key6` with the same fields in the same order, and a second map ([`service::SERVICES_V6`],
+//! stood (as a type parameter, where generic code reads both), `*Key6` with the same fields in the same order, and a second map ([`service::SERVICES_V6`],
 //! [`sock::SOCK_NAT_V6`] ...). What is found by an index or by ids is shared: [`service::Backend`] has room for the long
 //! address, so one array, one set of members and one numbering serve both. [`flow::FlowEvent`] has carried 128-bit
-//! addresses since version 1 (IPv4 is mapped, `::ffff:a.b.c.d`). The packet path has no IPv6 maps yet (`CONNTRACK_V6`).
+//! addresses since version 1 (IPv4 is mapped, `::ffff:a.b.c.d`).
 //!
 //! # Versions
 //!
@@ -37,6 +37,7 @@
 //! | 1 | the first |
 //! | 2 | [`service::Backend`] has a long address; `*_V6` maps of the socket hooks |
 //! | 3 | [`service::SOURCE_RANGES`], [`service::MAGLEV`] |
+//! | 4 | IPv6 packets: [`conntrack::CONNTRACK_V6`] and others, IPv6 addresses in `CONFIG` and `ENDPOINTS` |
 
 #![no_std]
 
@@ -51,13 +52,13 @@ pub mod program;
 pub mod service;
 pub mod sock;
 
-pub use addr::{Addr4, Addr6, Cidr4, Mac, Port};
+pub use addr::{Addr4, Addr6, Cidr4, Cidr6, Mac, Port};
 
 /// Version of everything in this crate. The agent compares it with [`config::Config::abi_version`] of the pinned
 /// `CONFIG` map before it reuses any pinned map; a different number means the pinned state has to be migrated.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
-/// Transport protocols, as in the IPv4 header (IANA protocol numbers).
+/// Transport protocols, as in the IPv4 header and at the end of IPv6's chain (IANA protocol numbers).
 pub mod proto {
     /// ICMP (RFC 792).
     pub const ICMP: u8 = 1;
@@ -65,4 +66,6 @@ pub mod proto {
     pub const TCP: u8 = 6;
     /// UDP (RFC 768).
     pub const UDP: u8 = 17;
+    /// ICMPv6 (RFC 4443).
+    pub const ICMPV6: u8 = 58;
 }

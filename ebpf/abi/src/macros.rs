@@ -50,6 +50,52 @@ macro_rules! abi_struct {
     };
 }
 
+/// [`abi_struct`] for what holds addresses of either length: `A` is [`crate::Addr4`] or [`crate::Addr6`], and size and
+/// offsets are given for both.
+macro_rules! abi_struct_wide {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident: $short:literal / $long:literal {
+            $( $(#[$fmeta:meta])* pub $field:ident: $ty:ty = $at:literal / $far:literal, )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+        pub struct $name<A = crate::addr::Addr4> {
+            $( $(#[$fmeta])* pub $field: $ty, )*
+        }
+
+        const _: () = {
+            type A = crate::addr::Addr4;
+            assert!(core::mem::size_of::<$name<A>>() == $short, concat!("size of ", stringify!($name)));
+            assert!(0 $( + core::mem::size_of::<$ty>() )* == $short, concat!("padding in ", stringify!($name)));
+            $( assert!(
+                core::mem::offset_of!($name<A>, $field) == $at,
+                concat!("offset of ", stringify!($name), ".", stringify!($field))
+            ); )*
+        };
+        const _: () = {
+            type A = crate::addr::Addr6;
+            assert!(core::mem::size_of::<$name<A>>() == $long, concat!("size of long ", stringify!($name)));
+            assert!(0 $( + core::mem::size_of::<$ty>() )* == $long, concat!("padding in long ", stringify!($name)));
+            $( assert!(
+                core::mem::offset_of!($name<A>, $field) == $far,
+                concat!("offset of long ", stringify!($name), ".", stringify!($field))
+            ); )*
+        };
+
+        #[cfg(feature = "user")]
+        #[expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
+        // SAFETY: see `abi_struct`; size and padding are asserted above for this address.
+        unsafe impl aya::Pod for $name<crate::addr::Addr4> {}
+        #[cfg(feature = "user")]
+        #[expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait")]
+        // SAFETY: see `abi_struct`; size and padding are asserted above for this address.
+        unsafe impl aya::Pod for $name<crate::addr::Addr6> {}
+    };
+}
+
 /// Declares a fieldless enum whose variants have one name for metrics, the command line and the page.
 macro_rules! named_enum {
     (
@@ -97,4 +143,4 @@ macro_rules! named_enum {
     };
 }
 
-pub(crate) use {abi_struct, named_enum};
+pub(crate) use {abi_struct, abi_struct_wide, named_enum};

@@ -43,13 +43,14 @@ pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
 
 /// Every map, by its name in the object and (each at most 15 bytes, the kernel's limit) in the kernel. All of them are
 /// pinned, so that another start of the agent finds connections, choices and counters where they were.
-pub const MAPS: [&str; 27] = [
+pub const MAPS: [&str; 32] = [
     crate::config::CONFIG,
     crate::service::SERVICES,
     crate::service::SERVICES_V6,
     crate::service::BACKENDS,
     crate::service::MEMBERS,
     crate::service::AFFINITY,
+    crate::service::AFFINITY_V6,
     crate::service::SOURCE_RANGES,
     crate::service::MAGLEV,
     crate::sock::SOCK_FLOWS,
@@ -58,8 +59,11 @@ pub const MAPS: [&str; 27] = [
     crate::sock::SOCK_NAT_V6,
     crate::conntrack::CONNTRACK,
     crate::conntrack::FRAGMENTS,
+    crate::conntrack::CONNTRACK_V6,
+    crate::conntrack::FRAGMENTS_V6,
     crate::endpoint::ENDPOINTS,
     crate::endpoint::ENDPOINTS_BY_IP,
+    crate::endpoint::ENDPOINTS_IP_V6,
     crate::endpoint::PODS_BY_NETNS,
     crate::endpoint::NODES,
     crate::endpoint::NODES_V6,
@@ -71,10 +75,13 @@ pub const MAPS: [&str; 27] = [
     crate::flow::DROPS,
     crate::flow::COUNTERS,
     SCRATCH,
+    SCRATCH_V6,
 ];
 
-/// Per-CPU scratch memory of the DNS path; of no interest to anybody else.
+/// Per-CPU scratch memory of the packet path; of no interest to anybody else.
 pub const SCRATCH: &str = "SCRATCH";
+/// The same for IPv6 packets.
+pub const SCRATCH_V6: &str = "SCRATCH_V6";
 
 #[cfg(test)]
 mod tests {

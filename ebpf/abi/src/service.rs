@@ -14,7 +14,7 @@ use crate::macros::abi_struct;
 
 /// Hash [`ServiceKey`] -> [`Service`].
 pub const SERVICES: &str = "SERVICES";
-/// Hash [`ServiceKey6`] -> [`Service`], for the socket hooks.
+/// Hash [`ServiceKey6`] -> [`Service`].
 pub const SERVICES_V6: &str = "SERVICES_V6";
 /// Array (`BPF_F_MMAPABLE`) of [`Backend`], slices of which belong to Services. Slices, ids, members and affinity are
 /// those of both families: a Service's value does not say which it is of, and need not.
@@ -24,6 +24,8 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const MEMBERS: &str = "MEMBERS";
 /// LRU hash [`AffinityKey`] -> [`Affinity`]; written by the programs.
 pub const AFFINITY: &str = "AFFINITY";
+/// LRU hash [`AffinityKey6`] -> [`Affinity`]: clients of the network that came by IPv6.
+pub const AFFINITY_V6: &str = "AFFINITY_V6";
 /// LPM trie [`SourceKey`] -> `u32` (1): lists of ranges of clients, of both families. A list is immutable, as a slice is:
 /// another one is written beside it, and the Service's value swapped. Few Services have one, so nothing is gained by a
 /// shorter key for IPv4.
@@ -60,8 +62,7 @@ abi_struct! {
 }
 
 abi_struct! {
-    /// A frontend of IPv6: as [`ServiceKey`], with [`Addr6::ANY`] and `NODES_V6` for NodePorts, and without rows that
-    /// say "this ClusterIP exists" (only packets need them). The agent, which treats both families alike, names IPv4
+    /// A frontend of IPv6: as [`ServiceKey`], with [`Addr6::ANY`] and `NODES_V6` for NodePorts. The agent, which treats both families alike, names IPv4
     /// frontends by it too, with a mapped address: [`ServiceKey6::v4`] tells them apart.
     pub struct ServiceKey6: 20 {
         /// Frontend address.
@@ -171,12 +172,23 @@ abi_struct! {
 abi_struct! {
     /// A client of a Service with ClientIP affinity. The client of a socket hook is the Pod's address (the node's for
     /// host processes), that of the packet path is the source address, so both paths agree. For a Service of IPv6 it is
-    /// the same IPv4 address, which names the Pod as well: every Pod has one.
+    /// the same IPv4 address, which names the Pod as well: every Pod has one. Clients of the network have their own
+    /// ([`AffinityKey6`]).
     pub struct AffinityKey: 8 {
         /// Client address.
         pub client: Addr4 = 0,
         /// [`Service::id`].
         pub service_id: u32 = 4,
+    }
+}
+
+abi_struct! {
+    /// A client of the network at an IPv6 frontend of a Service with ClientIP affinity.
+    pub struct AffinityKey6: 20 {
+        /// Client address.
+        pub client: Addr6 = 0,
+        /// [`Service::id`].
+        pub service_id: u32 = 16,
     }
 }
 

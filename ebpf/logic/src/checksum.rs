@@ -22,6 +22,16 @@ pub fn sum<const N: usize>(bytes: &[u8; N]) -> u32 {
     narrow(total)
 }
 
+/// The same sum, of 32-bit native words: IPv6 addresses.
+#[inline(always)]
+pub fn words<const N: usize>(words: &[u32; N]) -> u32 {
+    let mut total: u64 = 0;
+    for word in words {
+        total += *word as u64;
+    }
+    narrow(total)
+}
+
 /// 64 bits of accumulated words to a 32-bit sum.
 #[inline(always)]
 pub const fn narrow(total: u64) -> u32 {
@@ -57,6 +67,13 @@ pub const fn pseudo(src: u32, dst: u32, proto: u8, len: u16) -> u32 {
     // 16-bit fields in network order: the zero byte and the protocol are one of them.
     let proto = (proto as u16).to_be() as u32;
     add(add(src, dst), add(proto, len.to_be() as u32))
+}
+
+/// Sum of the IPv6 pseudo header (RFC 8200, 8.1).
+#[inline(always)]
+pub fn pseudo6(src: &[u32; 4], dst: &[u32; 4], proto: u8, len: u16) -> u32 {
+    let proto = u32::from(proto).to_be();
+    add(add(words(src), words(dst)), add(proto, u32::from(len).to_be()))
 }
 
 /// Whether a transport checksum field holds only the pseudo header's sum: the packet is from this machine and its
@@ -115,6 +132,17 @@ mod tests {
         #[test]
         fn sum_of_array_is_sum_of_slice(bytes in any::<[u8; 20]>()) {
             prop_assert_eq!(!fold(sum(&bytes)), full(&bytes));
+        }
+
+        #[test]
+        fn long_pseudo_header_is_its_bytes(src in any::<[u8; 16]>(), dst in any::<[u8; 16]>(), proto in any::<u8>(), len in any::<u16>()) {
+            let mut bytes = [0u8; 40];
+            bytes[..16].copy_from_slice(&src);
+            bytes[16..32].copy_from_slice(&dst);
+            bytes[34..36].copy_from_slice(&len.to_be_bytes());
+            bytes[39] = proto;
+            let addr = |octets: [u8; 16]| strake_abi::Addr6::from(core::net::Ipv6Addr::from(octets)).0;
+            prop_assert!(same(!fold(pseudo6(&addr(src), &addr(dst), proto, len)), full(&bytes)));
         }
 
         #[test]

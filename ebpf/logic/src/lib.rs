@@ -14,6 +14,7 @@ pub mod choose;
 pub mod dns;
 pub mod flow;
 pub mod icmp;
+pub mod ipv6;
 pub mod maglev;
 pub mod packet;
 pub mod reply;

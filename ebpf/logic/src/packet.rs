@@ -6,7 +6,7 @@
 //!  |------ Head: 34 bytes ------|     |- Transport: 8 or 20 bytes
 //! ```
 
-use strake_abi::conntrack::Tuple4;
+use strake_abi::conntrack::Tuple;
 use strake_abi::{Addr4, Mac, Port, proto};
 
 /// Length of an Ethernet header without a tag.
@@ -20,6 +20,8 @@ pub const HEAD_LEN: usize = ETH_LEN + IPV4_LEN;
 pub mod ethertype {
     /// IPv4.
     pub const IPV4: u16 = 0x0800;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
     /// ARP (RFC 826).
     pub const ARP: u16 = 0x0806;
 }
@@ -41,13 +43,13 @@ pub type Head = [u8; HEAD_LEN];
 
 /// Source Ethernet address.
 #[inline(always)]
-pub const fn source_mac(head: &Head) -> Mac {
+pub const fn source_mac(head: &[u8; ETH_LEN]) -> Mac {
     [head[6], head[7], head[8], head[9], head[10], head[11]]
 }
 
 /// EtherType.
 #[inline(always)]
-pub const fn ether_type(head: &Head) -> u16 {
+pub const fn ether_type(head: &[u8; ETH_LEN]) -> u16 {
     u16::from_be_bytes([head[12], head[13]])
 }
 
@@ -62,28 +64,31 @@ pub enum Fragment {
     Later,
 }
 
-/// The IPv4 header, as far as it is used.
+/// The headers between Ethernet and transport, as far as they are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ipv4 {
+pub struct Ip<A> {
     /// Source address.
-    pub src: Addr4,
+    pub src: A,
     /// Destination address.
-    pub dst: Addr4,
-    /// Protocol number.
+    pub dst: A,
+    /// Protocol number; of IPv6 the one at the end of the chain, as far as it was walked.
     pub proto: u8,
-    /// Time to live.
+    /// Time to live, hop limit.
     pub ttl: u8,
     /// Whether and how it is fragmented.
     pub fragment: Fragment,
-    /// Identification, network byte order.
-    pub id: u16,
-    /// Offset of the transport header in the frame: 34 to 74.
+    /// Identification, network byte order. IPv4's has 16 bits.
+    pub id: u32,
+    /// Offset of the transport header in the frame. IPv4: 34 to 74.
     pub l4: usize,
-    /// Bytes of the transport header and what follows, per the total length field.
+    /// Bytes of the transport header and what follows, per the length field of the header.
     pub l4_len: u16,
 }
 
-/// Why bytes are not an IPv4 packet.
+/// The IPv4 header.
+pub type Ipv4 = Ip<Addr4>;
+
+/// Why bytes are not an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -113,7 +118,7 @@ pub fn ipv4(head: &Head, frame_len: u32) -> Result<Ipv4, Malformed> {
         proto: head[23],
         ttl: head[22],
         fragment,
-        id: u16::from_ne_bytes([head[18], head[19]]),
+        id: u16::from_ne_bytes([head[18], head[19]]) as u32,
         l4: ETH_LEN + ihl,
         l4_len: total - ihl as u16,
     })
@@ -122,7 +127,7 @@ pub fn ipv4(head: &Head, frame_len: u32) -> Result<Ipv4, Malformed> {
 /// What the transport header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP or UDP, or ICMP echo with its identifier as a port (see [`Tuple4`]).
+    /// TCP or UDP, or ICMP echo with its identifier as a port (see [`Tuple`]).
     Ports {
         /// Source.
         sport: Port,
@@ -168,8 +173,8 @@ pub const fn checksum_offset(protocol: u8) -> Option<usize> {
 
 /// The tuple of a packet.
 #[inline(always)]
-pub const fn tuple(ip: &Ipv4, sport: Port, dport: Port) -> Tuple4 {
-    Tuple4 { src: ip.src, dst: ip.dst, sport, dport }
+pub const fn tuple<A: Copy>(ip: &Ip<A>, sport: Port, dport: Port) -> Tuple<A> {
+    Tuple { src: ip.src, dst: ip.dst, sport, dport }
 }
 
 #[cfg(test)]

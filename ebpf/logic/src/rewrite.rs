@@ -1,9 +1,10 @@
 //! Translation of a packet: which bytes, and what becomes of the checksums.
 
-use strake_abi::conntrack::Tuple4;
-use strake_abi::{Port, proto};
+use strake_abi::conntrack::{Tuple, Tuple4};
+use strake_abi::{Addr4, Port, proto};
 
 use crate::checksum;
+use crate::packet::{self, Transport};
 
 /// Source and destination address as they stand in an IPv4 header (offset 12).
 #[inline(always)]
@@ -14,14 +15,14 @@ pub const fn addresses(tuple: &Tuple4) -> [u8; 8] {
 
 /// Source and destination port as they stand in a TCP or UDP header (offset 0).
 #[inline(always)]
-pub const fn ports(tuple: &Tuple4) -> [u8; 4] {
+pub const fn ports<A>(tuple: &Tuple<A>) -> [u8; 4] {
     let ([a, b], [c, d]) = (tuple.sport.0.to_ne_bytes(), tuple.dport.0.to_ne_bytes());
     [a, b, c, d]
 }
 
 /// The identifier of an ICMP echo: the port that is not 0.
 #[inline(always)]
-pub const fn echo_id(tuple: &Tuple4) -> Port {
+pub const fn echo_id<A>(tuple: &Tuple<A>) -> Port {
     if tuple.sport.0 != 0 { tuple.sport } else { tuple.dport }
 }
 
@@ -34,15 +35,52 @@ pub struct Differences {
     pub ports: u32,
 }
 
+/// What a translation needs to know of a family.
+pub trait Address: Copy + PartialEq {
+    /// ICMP or ICMPv6.
+    const ICMP: u8;
+    /// Whether the ICMP checksum covers the addresses, as those of TCP and UDP do (RFC 4443, 2.3).
+    const ICMP_PSEUDO: bool;
+
+    /// What becomes of a sum in which the addresses of `old` are replaced by those of `new`.
+    fn difference(old: &Tuple<Self>, new: &Tuple<Self>) -> u32;
+
+    /// Reads the first 8 bytes of a transport header.
+    fn transport(protocol: u8, bytes: &[u8; 8]) -> Transport;
+
+    /// Offset, in the transport header, of its checksum.
+    fn checksum_offset(protocol: u8) -> Option<usize>;
+}
+
+impl Address for Addr4 {
+    const ICMP: u8 = proto::ICMP;
+    const ICMP_PSEUDO: bool = false;
+
+    #[inline(always)]
+    fn difference(old: &Tuple4, new: &Tuple4) -> u32 {
+        checksum::difference(&addresses(old), &addresses(new))
+    }
+
+    #[inline(always)]
+    fn transport(protocol: u8, bytes: &[u8; 8]) -> Transport {
+        packet::transport(protocol, bytes)
+    }
+
+    #[inline(always)]
+    fn checksum_offset(protocol: u8) -> Option<usize> {
+        packet::checksum_offset(protocol)
+    }
+}
+
 /// Compares two tuples of one protocol.
 #[inline(always)]
-pub fn differences(protocol: u8, old: &Tuple4, new: &Tuple4) -> Differences {
-    let ports = if protocol == proto::ICMP {
+pub fn differences<A: Address>(protocol: u8, old: &Tuple<A>, new: &Tuple<A>) -> Differences {
+    let ports = if protocol == A::ICMP {
         checksum::difference(&echo_id(old).0.to_ne_bytes(), &echo_id(new).0.to_ne_bytes())
     } else {
         checksum::difference(&ports(old), &ports(new))
     };
-    Differences { addresses: checksum::difference(&addresses(old), &addresses(new)), ports }
+    Differences { addresses: A::difference(old, new), ports }
 }
 
 #[cfg(test)]
@@ -52,7 +90,6 @@ mod tests {
     use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
     use proptest::prelude::*;
     use std::vec::Vec;
-    use strake_abi::Addr4;
 
     fn tuple() -> impl Strategy<Value = Tuple4> {
         (any::<[u8; 4]>(), any::<[u8; 4]>(), any::<u16>(), any::<u16>()).prop_map(|(s, d, sp, dp)| Tuple4 {

@@ -2,6 +2,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes};
 use core::hint::black_box;
+use strake_abi::Addr4;
 use strake_abi::dns::{DNS_HAS_A, DNS_NODATA_AAAA, DnsName, DnsZone, SOA_MAX};
 use strake_abi::flow::Counter;
 use strake_logic::dns::{self, MESSAGE_AT, MESSAGE_MAX, MESSAGE_MIN, Pass, Question, Scratch, Type, reply};
@@ -19,7 +20,7 @@ const SOA_MIN: usize = 22;
 
 /// Answers and sends the packet back into its Pod, or passes it to the agent's server.
 #[inline(never)]
-pub fn answer(skb: Skb, work: &mut Work) -> Action {
+pub fn answer(skb: Skb, work: &mut Work<Addr4>) -> Action {
     let question = match prepare(skb, work) {
         Ok(question) => question,
         Err(reason) => return pass(reason),
@@ -60,7 +61,7 @@ fn bounded<const MIN: usize, const MAX: usize>(value: usize) -> Option<usize> {
 
 /// Copies the message and takes the question apart.
 #[inline(always)]
-fn prepare(skb: Skb, work: &mut Work) -> Result<Question, Pass> {
+fn prepare(skb: Skb, work: &mut Work<Addr4>) -> Result<Question, Pass> {
     let Work { packet, header, dns: scratch, .. } = work;
     let len = usize::from(packet.ip.l4_len.saturating_sub(8));
     if packet.ip.l4 != HEAD_LEN || packet.ip.fragment != Fragment::No {
@@ -109,7 +110,7 @@ fn find(scratch: &Scratch) -> Option<&'static DnsName> {
 }
 
 #[inline(always)]
-fn give(skb: Skb, work: &mut Work, question: &Question, name: &DnsName) -> Action {
+fn give(skb: Skb, work: &mut Work<Addr4>, question: &Question, name: &DnsName) -> Action {
     match question.kind {
         Type::A if name.flags & DNS_HAS_A != 0 => address(skb, work, question, name),
         Type::Aaaa if name.flags & DNS_NODATA_AAAA != 0 => match DNS_ZONE.get(0) {
@@ -121,7 +122,7 @@ fn give(skb: Skb, work: &mut Work, question: &Question, name: &DnsName) -> Actio
 }
 
 #[inline(never)]
-fn address(skb: Skb, work: &mut Work, question: &Question, name: &DnsName) -> Action {
+fn address(skb: Skb, work: &mut Work<Addr4>, question: &Question, name: &DnsName) -> Action {
     let answer = reply::answer(name);
     let parts = reply::answer_parts(question, &answer);
     if !front(skb, work, question, &parts) {
@@ -138,7 +139,7 @@ fn address(skb: Skb, work: &mut Work, question: &Question, name: &DnsName) -> Ac
 
 /// A negative answer: "no data" (0) or "no such name".
 #[inline(never)]
-fn deny(skb: Skb, work: &mut Work, question: &Question, zone: &DnsZone, rcode: u8) -> Action {
+fn deny(skb: Skb, work: &mut Work<Addr4>, question: &Question, zone: &DnsZone, rcode: u8) -> Action {
     let Some(head) = reply::soa_head(zone, work.dns.name_len) else { return pass(Pass::Type) };
     let parts = reply::negative_parts(question, &head, zone, rcode);
     if !front(skb, work, question, &parts) {
@@ -160,7 +161,7 @@ fn deny(skb: Skb, work: &mut Work, question: &Question, zone: &DnsZone, rcode: u
 
 /// Gives the frame its new length and its new front.
 #[inline(always)]
-fn front(skb: Skb, work: &mut Work, question: &Question, parts: &reply::Parts) -> bool {
+fn front(skb: Skb, work: &mut Work<Addr4>, question: &Question, parts: &reply::Parts) -> bool {
     let Work { packet, frame, header, dns, .. } = work;
     let Some(udp) = header.first_chunk() else { return false };
     reply::front(frame, &packet.head, &packet.ip, udp, dns, question, parts);

@@ -44,9 +44,6 @@ pub struct Nat<A: 'static> {
 
 /// What the maps of one length of address hold.
 pub trait Address: Wide + PartialEq + 'static {
-    /// Whether packets of a Pod that carry such a VIP find somebody who answers them.
-    const PACKETS: bool;
-
     fn service(config: &Config, asked: End<Self>, proto: u8) -> Option<&'static Service>;
 
     /// Whether a Service with source ranges admits a Pod.
@@ -56,8 +53,14 @@ pub trait Address: Wide + PartialEq + 'static {
     /// and only its name is lost.
     fn put_flow(cookie: u64, asked: End<Self>, given: End<Self>, ids: Ids, proto: u8);
 
+    /// What a connected socket asked for, and what was chosen, if `given` is what it was given.
+    fn chosen(cookie: u64, given: End<Self>) -> Option<(End<Self>, Ids)>;
+
     /// The end that a connected socket asked for, if `given` is what it was given.
-    fn asked(cookie: u64, given: End<Self>) -> Option<End<Self>>;
+    #[inline(always)]
+    fn asked(cookie: u64, given: End<Self>) -> Option<End<Self>> {
+        Self::chosen(cookie, given).map(|(asked, _)| asked)
+    }
 
     /// Remembers one direction of an unconnected socket. Without a row the datagram goes out; the next may choose
     /// another backend, and the answer shows its address.
@@ -87,10 +90,11 @@ macro_rules! rows {
         }
 
         #[inline(always)]
-        fn asked(cookie: u64, given: End<Self>) -> Option<End<Self>> {
+        fn chosen(cookie: u64, given: End<Self>) -> Option<(End<Self>, Ids)> {
             let row = get!($flows, &cookie)?;
             let same = row.backend == given.addr && row.backend_port == given.port;
-            same.then(|| End { addr: row.vip, port: row.vip_port })
+            let ids = Ids { service: row.service_id, backend: row.backend_id };
+            same.then(|| (End { addr: row.vip, port: row.vip_port }, ids))
         }
 
         #[inline(always)]
@@ -122,8 +126,6 @@ macro_rules! rows {
 }
 
 impl Address for Addr4 {
-    const PACKETS: bool = true;
-
     #[inline(always)]
     fn service(config: &Config, asked: End<Self>, proto: u8) -> Option<&'static Service> {
         service::find(config, asked.addr, asked.port, proto, SCOPE_INTERNAL)
@@ -143,8 +145,6 @@ impl Address for Addr4 {
 }
 
 impl Address for Addr6 {
-    const PACKETS: bool = false;
-
     #[inline(always)]
     fn service(config: &Config, asked: End<Self>, proto: u8) -> Option<&'static Service> {
         service::find6(config, asked.addr, asked.port, proto, SCOPE_INTERNAL)

@@ -2,86 +2,94 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use strake_abi::config::{Config, DIRECT, DNS, TRACK_ALL};
+use strake_abi::config::{Config, DIRECT, TRACK_ALL};
 use strake_abi::conntrack::{
-    BORDER_POD, CT_HAIRPIN, CT_SOCKET, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_REPLY, Tuple4,
+    BORDER_POD, CT_HAIRPIN, CT_SOCKET, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_REPLY, Tuple,
 };
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, Endpoint};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::service::{SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, Service};
-use strake_abi::{Addr4, Port, proto};
+use strake_abi::{Addr4, Addr6, proto};
 use strake_logic::packet::{self, Fragment, ethertype};
 use strake_logic::{arp, flow};
 
-use crate::maps::{self, ENDPOINTS, ENDPOINTS_BY_IP, SOCK_FLOWS, get};
+use crate::family::End;
+use crate::maps::{self, ENDPOINTS, get};
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
+use crate::service::Target;
 use crate::skb::{Action, Kind, PASS, Packet, Skb, into_pod, refusal, settle};
 use crate::translate::{apply, carry, turn_ethernet};
-use crate::work::{Work, work};
-use crate::{dns, icmp, service, track};
+use crate::wire::Wire;
+use crate::work::Work;
+use crate::{service, track};
 
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
-    code_or_refuse(skb, Hook::FromPod, settle(run(skb)))
+    if skb.is_ipv6() {
+        return six(skb);
+    }
+    code_or_refuse::<Addr4>(skb, Hook::FromPod, settle(run::<Addr4>(skb)))
+}
+
+#[inline(never)]
+fn six(skb: Skb) -> i32 {
+    code_or_refuse::<Addr6>(skb, Hook::FromPod, settle(run::<Addr6>(skb)))
 }
 
 #[inline(always)]
-fn run(skb: Skb) -> Result<Action, DropReason> {
+fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     let config = maps::config().ok_or(DropReason::NotConfigured)?;
     let endpoint = get!(ENDPOINTS, &skb.ifindex()).ok_or(DropReason::UnknownEndpoint)?;
-    let work = work().ok_or(DropReason::NotConfigured)?;
+    let work = A::work().ok_or(DropReason::NotConfigured)?;
     let packet = &mut work.packet;
     if !packet.read_head(skb) {
         return Err(DropReason::Malformed);
     }
-    if packet::source_mac(&packet.head) != endpoint.mac {
+    if packet::source_mac(A::ethernet(&packet.head)) != endpoint.mac {
         return Err(DropReason::SpoofedMac);
     }
-    match packet::ether_type(&packet.head) {
-        ethertype::IPV4 => {}
+    match packet.ether_type() {
+        kind if kind == A::ETHERTYPE => {}
         ethertype::ARP => return Ok(arp(skb, endpoint)),
         _ => return Err(DropReason::UnsupportedProtocol),
     }
-    if !packet.read_ip() {
-        return Err(DropReason::Malformed);
-    }
-    if packet.ip.src != endpoint.ip {
-        return Err(DropReason::SpoofedIp);
+    packet.read_ip(skb)?;
+    if !A::admit(skb, endpoint, &packet.ip)? {
+        return Ok(PASS);
     }
     packet.read(skb, BORDER_POD)?;
-    if packet.ip.dst == config.cluster_dns {
-        let question = packet.ip.proto == proto::UDP && packet.tuple.dport == Port::new(53);
-        let question = question && packet.kind == Kind::Flow && config.flags & DNS != 0;
-        return Ok(if question { dns::answer(skb, work) } else { PASS });
+    if let Some(action) = A::dns(skb, config, work) {
+        return Ok(action);
     }
-    match packet.kind {
+    match work.packet.kind {
         Kind::Flow => {}
-        Kind::IcmpError => return Ok(icmp::translate(skb, Hook::FromPod, BORDER_POD, work)),
-        Kind::Lost if config.service_cidr.contains(packet.ip.dst) => return Err(DropReason::FragmentUnknown),
+        Kind::IcmpError => return Ok(A::icmp_error(skb, Hook::FromPod, BORDER_POD, work)),
+        Kind::Lost if A::is_cluster_ip(config, work.packet.ip.dst) => return Err(DropReason::FragmentUnknown),
         Kind::Lost | Kind::Other => return Ok(PASS),
     }
 
     let now = now_ns();
     let now_s = seconds(now);
-    let key = packet.key(BORDER_POD);
-    if let Some(row) = track::find(&key) {
+    let Work { packet, new, .. } = &mut *work;
+    new.key = packet.key(BORDER_POD);
+    let key = &new.key;
+    if let Some(row) = track::find(key) {
         if row.direction == DIRECTION_REPLY && row.flags & CT_HAIRPIN == 0 {
             if config.flags & DIRECT == 0 {
                 return Ok(PASS);
             }
-            return answer(skb, &key, row, packet, now_s);
+            return answer(skb, key, row, packet, now_s);
         }
-        if track::is_live(config, &key, row, packet.tcp_flags, now_s)
+        if track::is_live(config, key, row, packet.tcp_flags, now_s)
             && !is_orphan(packet.ip.proto, row.flags, row.service_id, row.backend_id)
         {
-            track::touch(Hook::FromPod, &key, row, packet, now_s);
+            track::touch(Hook::FromPod, key, row, packet, now_s);
             if row.flags & CT_TRANSLATED == 0 {
-                return Ok(deliver(skb, config, packet.ip.dst));
+                return Ok(deliver(skb, config, &packet.ip.dst));
             }
-            let (to, flags) = (row.to, row.flags);
-            return forward(skb, config, packet, &to, flags);
+            return forward(skb, config, packet, &row.to, row.flags);
         }
     }
     Ok(open(skb, work, endpoint, config, now))
@@ -90,16 +98,18 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
 /// An answer of this Pod in a flow that another Pod of this node opened: what `to_pod` of that one would do, as the
 /// packet will not pass it.
 #[inline(always)]
-fn answer(
+fn answer<A: Wire>(
     skb: Skb,
-    key: &ConntrackKey,
-    row: &mut Conntrack,
-    packet: &Packet,
+    key: &ConntrackKey<A>,
+    row: &mut Conntrack<A>,
+    packet: &Packet<A>,
     now_s: u32,
 ) -> Result<Action, DropReason> {
     let ifindex = row.ifindex;
     // The address may have gone to another Pod, or none: then the routing knows better.
-    let Some(opener) = get!(ENDPOINTS, &ifindex).filter(|opener| opener.ip == packet.ip.dst) else { return Ok(PASS) };
+    let Some(opener) = get!(ENDPOINTS, &ifindex).filter(|opener| A::is_of(opener, packet.ip.dst)) else {
+        return Ok(PASS);
+    };
     carry(Hook::FromPod, skb, key, row, packet, now_s)?;
     enter(skb, opener, ifindex)
 }
@@ -107,13 +117,13 @@ fn answer(
 /// Straight into the Pod of this node that has the address: past the routing of the node, the queue of the veth, and
 /// `to_pod`. What is for anybody else is left to the routing. No hop is counted: both ends are on one link, so to say.
 #[inline(never)]
-fn deliver(skb: Skb, config: &Config, dst: Addr4) -> Action {
+fn deliver<A: Wire>(skb: Skb, config: &Config, dst: &A) -> Action {
     if config.flags & DIRECT == 0 {
         return PASS;
     }
-    let Some(ifindex) = get!(ENDPOINTS_BY_IP, &dst) else { return PASS };
-    let Some(endpoint) = get!(ENDPOINTS, ifindex) else { return PASS };
-    settle(enter(skb, endpoint, *ifindex))
+    let Some(ifindex) = A::pod_at(dst) else { return PASS };
+    let Some(endpoint) = get!(ENDPOINTS, &ifindex) else { return PASS };
+    settle(enter(skb, endpoint, ifindex))
 }
 
 #[inline(always)]
@@ -145,27 +155,33 @@ fn is_orphan(protocol: u8, flags: u16, service_id: u32, backend_id: u32) -> bool
 }
 
 #[inline(always)]
-fn forward(skb: Skb, config: &Config, packet: &Packet, to: &Tuple4, flags: u16) -> Result<Action, DropReason> {
+fn forward<A: Wire>(
+    skb: Skb,
+    config: &Config,
+    packet: &Packet<A>,
+    to: &Tuple<A>,
+    flags: u16,
+) -> Result<Action, DropReason> {
     apply(skb, packet, to)?;
     if flags & CT_HAIRPIN != 0 {
-        turn_ethernet(skb, &packet.head)?;
+        turn_ethernet::<A>(skb, &packet.head)?;
         return Ok(into_pod(skb.ifindex()));
     }
-    Ok(deliver(skb, config, to.dst))
+    Ok(deliver(skb, config, &to.dst))
 }
 
 /// The first packet of a flow, or one that no row speaks for.
 #[inline(never)]
-fn open(skb: Skb, work: &mut Work, endpoint: &Endpoint, config: &Config, now: u64) -> Action {
-    let (dst, dport, protocol) = (work.packet.tuple.dst, work.packet.tuple.dport, work.packet.ip.proto);
-    if protocol != proto::ICMP
-        && let Some(service) = service::find(config, dst, dport, protocol, SCOPE_INTERNAL)
+fn open<A: Wire>(skb: Skb, work: &mut Work<A>, endpoint: &Endpoint, config: &Config, now: u64) -> Action {
+    let protocol = work.packet.ip.proto;
+    if protocol != A::ICMP
+        && let Some(service) = A::service_at(config, &work.packet.tuple, protocol, SCOPE_INTERNAL)
     {
         return open_service(skb, work, service, config, now);
     }
-    if config.service_cidr.contains(dst) {
-        return match service::unknown_port(dst) {
-            DropReason::NoServicePort if protocol != proto::ICMP => refusal(DropReason::NoServicePort),
+    if let Some(reason) = A::unknown_port(config, &work.packet.tuple.dst) {
+        return match reason {
+            DropReason::NoServicePort if protocol != A::ICMP => refusal(DropReason::NoServicePort),
             reason => settle(Err(reason)),
         };
     }
@@ -178,68 +194,69 @@ fn open(skb: Skb, work: &mut Work, endpoint: &Endpoint, config: &Config, now: u6
     if wanted && work.packet.ip.fragment != Fragment::Later {
         return settle(open_direct(skb, work, config, now));
     }
-    deliver(skb, config, dst)
+    deliver(skb, config, &work.packet.tuple.dst)
 }
 
 /// A flow that is not to be translated here. It is written down so that a Service's flow with the same ends is seen to
 /// collide with it, and because the socket may have used a Service that the packet does not show any more.
 #[inline(always)]
-fn open_direct(skb: Skb, work: &mut Work, config: &Config, now: u64) -> Result<Action, DropReason> {
-    let mut asked = work.packet.tuple;
-    track::begin(work, skb, BORDER_POD, asked, now);
+fn open_direct<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Result<Action, DropReason> {
+    track::begin(work, skb, BORDER_POD, now);
     let row = &mut work.new.row;
     row.cookie = skb.cookie();
-    if let Some(sock) = get!(SOCK_FLOWS, &row.cookie)
-        && sock.backend == asked.dst
-        && sock.backend_port == asked.dport
-    {
+    let mut asked = row.to;
+    if let Some((vip, ids)) = A::chosen(row.cookie, End { addr: asked.dst, port: asked.dport }) {
         row.flags |= CT_SOCKET;
-        row.service_id = sock.service_id;
-        row.backend_id = sock.backend_id;
-        asked.dst = sock.vip;
-        asked.dport = sock.vip_port;
+        row.service_id = ids.service;
+        row.backend_id = ids.backend;
+        asked.dst = vip.addr;
+        asked.dport = vip.port;
     }
     track::open(config, work)?;
     report::opened(Hook::FromPod, work.packet.ip.proto, &asked, &work.new.row);
     if work.new.row.flags & CT_TRANSLATED != 0 {
         apply(skb, &work.packet, &work.new.row.to)?;
     }
-    Ok(deliver(skb, config, work.packet.ip.dst))
+    Ok(deliver(skb, config, &work.packet.ip.dst))
 }
 
 #[inline(never)]
-fn open_service(skb: Skb, work: &mut Work, service: &Service, config: &Config, now: u64) -> Action {
+fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config: &Config, now: u64) -> Action {
     if work.packet.ip.fragment == Fragment::Later {
         return settle(Err(DropReason::FragmentUnknown));
     }
-    let tuple = work.packet.tuple;
-    if !service::admits(service, tuple.src) {
+    let src = &work.packet.tuple.src;
+    if !service::admits(service, *src) {
         return settle(Err(DropReason::SourceNotInRanges));
     }
-    let backend = if service.backend_count == 0 { None } else { service::choose(service, tuple.src, seconds(now)) };
+    let backend: Option<Target<A>> = if service.backend_count == 0 {
+        None
+    } else {
+        service::choose(service, A::pod_client(skb, *src), seconds(now))
+    };
     let Some(backend) = backend else {
         if service.flags & SERVICE_DROP_IF_EMPTY != 0 {
             return settle(Err(DropReason::NoEndpoints));
         }
         return refusal(DropReason::NoEndpoints);
     };
-    let mut to = Tuple4 { dst: backend.addr, dport: backend.port, ..tuple };
-    let hairpin = backend.addr == tuple.src;
-    if hairpin {
-        to.src = config.pod_gateway;
-        count(Counter::Hairpin);
-    }
-    track::begin(work, skb, BORDER_POD, to, now);
+    track::begin(work, skb, BORDER_POD, now);
     let row = &mut work.new.row;
+    row.to.dst = backend.addr;
+    row.to.dport = backend.port;
     row.cookie = skb.cookie();
     row.service_id = service.id;
     row.backend_id = backend.id;
-    row.flags = if hairpin { CT_HAIRPIN } else { 0 };
+    if row.to.dst == row.to.src {
+        row.to.src = A::gateway(config);
+        row.flags = CT_HAIRPIN;
+        count(Counter::Hairpin);
+    }
     settle(opened(skb, work, config))
 }
 
 #[inline(always)]
-fn opened(skb: Skb, work: &mut Work, config: &Config) -> Result<Action, DropReason> {
+fn opened<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Result<Action, DropReason> {
     track::open(config, work)?;
     count(Counter::ServiceOpened);
     report::opened(Hook::FromPod, work.packet.ip.proto, &work.new.key.tuple, &work.new.row);

@@ -1,5 +1,6 @@
 //! ICMP errors about packets of translated flows.
 
+use strake_abi::Addr4;
 use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_REDIRECT, CT_TRANSLATED, ConntrackKey, DIRECTION_ORIGINAL};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_logic::icmp;
@@ -17,12 +18,12 @@ const ICMP_LEN: usize = 8;
 /// Turns the error and what it quotes back, if it is about a flow that was translated at this border; passes it as it
 /// is otherwise.
 #[inline(never)]
-pub fn translate(skb: Skb, hook: Hook, border: u8, work: &mut Work) -> Action {
+pub fn translate(skb: Skb, hook: Hook, border: u8, work: &mut Work<Addr4>) -> Action {
     settle(run(skb, hook, border, work))
 }
 
 #[inline(always)]
-fn run(skb: Skb, hook: Hook, border: u8, work: &mut Work) -> Result<Action, DropReason> {
+fn run(skb: Skb, hook: Hook, border: u8, work: &mut Work<Addr4>) -> Result<Action, DropReason> {
     let Work { packet, error, rewrite, .. } = work;
     let at = packet.ip.l4 + ICMP_LEN;
     if !skb.load_into(at, &mut error.ip) {
@@ -57,7 +58,7 @@ fn run(skb: Skb, hook: Hook, border: u8, work: &mut Work) -> Result<Action, Drop
     skb.fix_l4(packet.ip.l4 + 2, rewrite.icmp_difference, false)?;
     count(Counter::IcmpErrorTranslated);
     if flags & CT_HAIRPIN != 0 && border == BORDER_POD {
-        turn_ethernet(skb, &packet.head)?;
+        turn_ethernet::<Addr4>(skb, &packet.head)?;
         return Ok(into_pod(skb.ifindex()));
     }
     if flags & CT_REDIRECT != 0 {

@@ -31,7 +31,8 @@
 //! | what | where |
 //! |---|---|
 //! | connect(), sendto() of a socket | [`sock`]: `SOCK_FLOWS`, `SOCK_NAT`; for IPv6 `.._V6`, see [`family`] |
-//! | anti-spoofing, ARP | [`from_pod`] |
+//! | either family, by packets | everything below is written once, over [`wire::Wire`]; [`wire6`] and [`icmp6`] are IPv6's own |
+//! | anti-spoofing, ARP, neighbour discovery | [`from_pod`] |
 //! | DNS: A, "no data" for AAAA, names that cannot exist | [`dns`]; everything else goes on to the agent's server |
 //! | a Service by packets, hairpin | [`from_pod`], undone by [`to_pod`], or by [`from_pod`] of a backend on this node |
 //! | delivery to a Pod of this node | [`from_pod`], past the routing and the veth's queue |
@@ -39,13 +40,13 @@
 //! | NodePort, remote backend | [`from_net`] both ways |
 //! | masquerade | [`to_net`], undone by [`from_net`] |
 //! | no endpoint, unknown port | [`refuse`]: reset or "port unreachable"; sockets get ECONNREFUSED from [`sock`] |
-//! | ICMP errors of translated flows | [`icmp`], at the border of the flow |
+//! | ICMP errors of translated flows | [`icmp`], [`icmp6`], at the border of the flow |
 //! | collisions of tuples, ports | [`track::open`] |
 //!
 //! # Limits, on purpose and for now
 //!
-//! * IPv6 is served by the socket hooks alone: packets of it are not looked at by `from_net` and `to_net`, and dropped
-//!   by `from_pod`.
+//! * IPv6: names are answered over IPv4 alone; at most six extension headers are walked, and a routing header with
+//!   segments left is refused to a Pod and left alone elsewhere; an ICMPv6 refusal quotes 48 bytes.
 //! * Fragments follow their first one. One that overtakes it is dropped and counted (`fragment_unknown`) on its way to a
 //!   Service, and left to the kernel everywhere else.
 //! * A refusal that answers a packet whose checksum was left to the device carries what that device would expect
@@ -68,6 +69,7 @@ mod family;
 mod from_net;
 mod from_pod;
 mod icmp;
+mod icmp6;
 mod maps;
 mod refuse;
 mod report;
@@ -78,6 +80,8 @@ mod to_net;
 mod to_pod;
 mod track;
 mod translate;
+mod wire;
+mod wire6;
 mod work;
 
 /// "Dual MIT/GPL" is one of the strings that the kernel takes as GPL-compatible, which its helpers ask for.

@@ -4,11 +4,13 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use strake_abi::config::Config;
-use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentPorts};
+use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentKey6, FragmentPorts};
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{Endpoint, PodNetns};
 use strake_abi::flow::{Counter, DropReason, EventKind};
-use strake_abi::service::{Affinity, AffinityKey, Backend, MaglevRow, MemberKey, Service, ServiceKey, ServiceKey6, SourceKey};
+use strake_abi::service::{
+    Affinity, AffinityKey, AffinityKey6, Backend, MaglevRow, MemberKey, Service, ServiceKey, ServiceKey6, SourceKey,
+};
 use strake_abi::sock::{SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6};
 use strake_abi::{Addr4, Addr6};
 
@@ -28,6 +30,8 @@ pub static MEMBERS: HashMap<MemberKey, Backend> = HashMap::with_max_entries(262_
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(65_536, 0);
 #[map]
+pub static AFFINITY_V6: LruHashMap<AffinityKey6, Affinity> = LruHashMap::with_max_entries(16_384, 0);
+#[map]
 pub static SOURCE_RANGES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 #[map]
 pub static MAGLEV: Array<MaglevRow> = Array::with_max_entries(32_768, 0);
@@ -45,11 +49,17 @@ pub static SOCK_NAT_V6: LruHashMap<SockNatKey6, SockNat6> = LruHashMap::with_max
 pub static CONNTRACK: LruHashMap<ConntrackKey, Conntrack> = LruHashMap::with_max_entries(131_072, 0);
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(8_192, 0);
+#[map]
+pub static CONNTRACK_V6: LruHashMap<ConntrackKey<Addr6>, Conntrack<Addr6>> = LruHashMap::with_max_entries(32_768, 0);
+#[map]
+pub static FRAGMENTS_V6: LruHashMap<FragmentKey6, FragmentPorts> = LruHashMap::with_max_entries(2_048, 0);
 
 #[map]
 pub static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 #[map]
 pub static ENDPOINTS_BY_IP: HashMap<Addr4, u32> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+#[map]
+pub static ENDPOINTS_IP_V6: HashMap<Addr6, u32> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 #[map]
 pub static PODS_BY_NETNS: HashMap<u64, PodNetns> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 #[map]
@@ -62,7 +72,9 @@ pub static DNS_NAMES: HashMap<DnsKey, DnsName> = HashMap::with_max_entries(131_0
 #[map]
 pub static DNS_ZONE: Array<DnsZone> = Array::with_max_entries(1, 0);
 #[map]
-pub static SCRATCH: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static SCRATCH_V6: PerCpuArray<Work<Addr6>> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

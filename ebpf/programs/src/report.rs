@@ -5,13 +5,13 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
 use strake_abi::config::{Config, EVENTS as EVENTS_ON};
-use strake_abi::conntrack::{Conntrack, Tuple4};
+use strake_abi::conntrack::{Conntrack, Tuple};
 use strake_abi::flow::{Counter, DropReason, EventKind, FlowEvent, Hook, Verdict};
 use strake_abi::{Addr4, Port};
 
 use crate::maps::{self, COUNTERS, DROPS, EVENTS, EVENTS_LOST, EVENTS_WOKEN};
 use crate::skb::Skb;
-use crate::work::work;
+use crate::wire::Wire;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 #[inline(always)]
@@ -76,11 +76,11 @@ impl Event {
 
     /// Addresses: who, what was asked for, and what it reaches.
     #[inline(always)]
-    pub fn ends(&mut self, asked: &Tuple4, backend: Addr4, backend_port: Port) {
+    pub fn ends<A: Wire>(&mut self, asked: &Tuple<A>, backend: A, backend_port: Port) {
         let event = self.fields();
-        map(&mut event.src, asked.src);
-        map(&mut event.dst, asked.dst);
-        map(&mut event.backend, backend);
+        asked.src.tell(&mut event.src);
+        asked.dst.tell(&mut event.dst);
+        backend.tell(&mut event.backend);
         event.src_port = asked.sport;
         event.dst_port = asked.dport;
         event.backend_port = backend_port;
@@ -126,7 +126,7 @@ pub fn map(field: &mut [u8; 16], addr: Addr4) {
 
 /// A flow begins. `asked` is what its opener asked for.
 #[inline(never)]
-pub fn opened(hook: Hook, proto: u8, asked: &Tuple4, row: &Conntrack) {
+pub fn opened<A: Wire>(hook: Hook, proto: u8, asked: &Tuple<A>, row: &Conntrack<A>) {
     let Some(config) = maps::config() else { return };
     let Some(mut event) = Event::begin(config, EventKind::Open, hook, proto) else { return };
     event.ends(asked, row.to.dst, row.to.dport);
@@ -141,7 +141,7 @@ pub fn opened(hook: Hook, proto: u8, asked: &Tuple4, row: &Conntrack) {
 
 /// A flow ends. `original` and `reply` are its rows.
 #[inline(never)]
-pub fn closed(hook: Hook, proto: u8, original: &Conntrack, reply: &Conntrack) {
+pub fn closed<A: Wire>(hook: Hook, proto: u8, original: &Conntrack<A>, reply: &Conntrack<A>) {
     let Some(config) = maps::config() else { return };
     let Some(mut event) = Event::begin(config, EventKind::Close, hook, proto) else { return };
     event.ends(&reply.to.mirror(), original.to.dst, original.to.dport);
@@ -162,16 +162,16 @@ pub fn closed(hook: Hook, proto: u8, original: &Conntrack, reply: &Conntrack) {
 
 /// Counts and tells a refusal, reading the packet once more for it. `reason` is a [`DropReason`].
 #[inline(never)]
-pub fn refused(skb: Skb, hook: Hook, reason: u8, verdict: Verdict) {
+pub fn refused<A: Wire>(skb: Skb, hook: Hook, reason: u8, verdict: Verdict) {
     increment(&DROPS, u32::from(reason));
-    // Every Pod's kernel sends some of these by itself (IPv6 neighbour discovery): a number, not a story.
+    // Whatever speaks it speaks it all the time: a number, not a story.
     if reason == DropReason::UnsupportedProtocol as u8 {
         return;
     }
     let Some(config) = maps::config() else { return };
-    let Some(work) = work() else { return };
+    let Some(work) = A::work() else { return };
     let packet = &mut work.packet;
-    if !packet.read_ipv4(skb) {
+    if !packet.read_headers(skb) {
         if let Some(event) = Event::begin(config, EventKind::Drop, hook, 0) {
             tell_refusal(event, skb, reason, verdict);
         }

@@ -4,17 +4,18 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::maps::lpm_trie::Key;
 use strake_abi::config::Config;
-use strake_abi::conntrack::Tuple4;
+use strake_abi::conntrack::Tuple;
 use strake_abi::endpoint::NODE_LOCAL;
-use strake_abi::flow::{Counter, DropReason};
+use strake_abi::flow::Counter;
 use strake_abi::service::{
-    Affinity, AffinityKey, Backend, MAGLEV_ROW, MemberKey, SCOPE_INTERNAL, Service, ServiceKey,
-    ServiceKey6, SourceKey,
+    Affinity, AffinityKey, AffinityKey6, Backend, MAGLEV_ROW, MemberKey, Service, ServiceKey, ServiceKey6, SourceKey,
 };
 use strake_abi::{Addr4, Addr6, Port};
 use strake_logic::{choose, maglev};
 
-use crate::maps::{AFFINITY, BACKENDS, MAGLEV, MEMBERS, NODES, NODES_V6, SERVICES, SERVICES_V6, SOURCE_RANGES, get};
+use crate::maps::{
+    AFFINITY, AFFINITY_V6, BACKENDS, MAGLEV, MEMBERS, NODES, NODES_V6, SERVICES, SERVICES_V6, SOURCE_RANGES, get,
+};
 use crate::report::count;
 
 /// A length of addresses, for reading backends, whose rows have room for both.
@@ -83,13 +84,6 @@ macro_rules! finder {
 finder!(find, Addr4, ServiceKey in SERVICES, NODES);
 finder!(find6, Addr6, ServiceKey6 in SERVICES_V6, NODES_V6);
 
-/// Whether a port that no Service has stands on a ClusterIP that exists (reject) or not (drop).
-#[inline(never)]
-pub fn unknown_port(addr: Addr4) -> DropReason {
-    let key = ServiceKey { addr, port: Port(0), proto: 0, scope: SCOPE_INTERNAL };
-    if get!(SERVICES, &key).is_some() { DropReason::NoServicePort } else { DropReason::NoService }
-}
-
 /// Whether this client may open a connection to the frontend, before anything else is asked of it. Of either family.
 #[inline(always)]
 pub fn admits(service: &Service, client: impl Into<Addr6>) -> bool {
@@ -107,21 +101,53 @@ pub fn is_member(service_id: u32, backend_id: u32) -> Option<&'static Backend> {
     get!(MEMBERS, &MemberKey { service_id, backend_id })
 }
 
-/// A backend for a new connection of `client`, at an IPv4 Service with at least one.
-#[inline(always)]
-pub fn choose(service: &Service, client: Addr4, now_s: u32) -> Option<Target<Addr4>> {
-    choose_wide(service, client, now_s)
+/// Who ClientIP affinity is kept for: an IPv4 address, which is also the name of a Pod in both families, or the IPv6
+/// address of a client of the network.
+pub trait Client: Copy {
+    fn affinity(self, service_id: u32) -> Option<*mut Affinity>;
+
+    /// If the map has no room the connection is served all the same; only its stickiness is lost.
+    fn stick(self, service_id: u32, to: &Affinity);
 }
 
-/// The same for a Service of either family.
+impl Client for Addr4 {
+    #[inline(always)]
+    fn affinity(self, service_id: u32) -> Option<*mut Affinity> {
+        AFFINITY.get_ptr_mut(&AffinityKey { client: self, service_id })
+    }
+
+    #[inline(always)]
+    fn stick(self, service_id: u32, to: &Affinity) {
+        let _ = AFFINITY.insert(&AffinityKey { client: self, service_id }, to, u64::from(BPF_ANY));
+    }
+}
+
+impl Client for Addr6 {
+    #[inline(always)]
+    fn affinity(self, service_id: u32) -> Option<*mut Affinity> {
+        AFFINITY_V6.get_ptr_mut(&AffinityKey6 { client: self, service_id })
+    }
+
+    #[inline(always)]
+    fn stick(self, service_id: u32, to: &Affinity) {
+        let _ = AFFINITY_V6.insert(&AffinityKey6 { client: self, service_id }, to, u64::from(BPF_ANY));
+    }
+}
+
+/// A backend for a new connection of `client`, at a Service of either family with at least one.
 #[inline(always)]
-pub fn choose_wide<A: Wide>(service: &Service, client: Addr4, now_s: u32) -> Option<Target<A>> {
+pub fn choose<A: Wide>(service: &Service, client: impl Client, now_s: u32) -> Option<Target<A>> {
     choose_at(service, client, choose::index(random(), service.backend_count), now_s)
 }
 
 /// A backend for a new flow from outside: where the Service has a Maglev table, the one that every node chooses for it.
 #[inline(always)]
-pub fn choose_outside(service: &Service, tuple: &Tuple4, proto: u8, now_s: u32) -> Option<Target<Addr4>> {
+pub fn choose_outside<A: Wide + Client + Into<Addr6>>(
+    service: &Service,
+    tuple: &Tuple<A>,
+    proto: u8,
+    now_s: u32,
+) -> Option<Target<A>> {
     let position = if service.maglev_size == 0 {
         choose::index(random(), service.backend_count)
     } else {
@@ -131,7 +157,7 @@ pub fn choose_outside(service: &Service, tuple: &Tuple4, proto: u8, now_s: u32) 
 }
 
 #[inline(never)]
-fn consistent(service: &Service, tuple: &Tuple4, proto: u8) -> u32 {
+fn consistent<A: Wide + Into<Addr6>>(service: &Service, tuple: &Tuple<A>, proto: u8) -> u32 {
     let (client, vip) = (tuple.src.into(), tuple.dst.into());
     position(service, maglev::Flow { client, vip, sport: tuple.sport, dport: tuple.dport, proto })
 }
@@ -147,7 +173,7 @@ pub fn position(service: &Service, flow: maglev::Flow) -> u32 {
 }
 
 #[inline(always)]
-fn choose_at<A: Wide>(service: &Service, client: Addr4, position: u32, now_s: u32) -> Option<Target<A>> {
+fn choose_at<A: Wide>(service: &Service, client: impl Client, position: u32, now_s: u32) -> Option<Target<A>> {
     if service.affinity_timeout_s != 0 {
         return sticky(service, client, position, now_s);
     }
@@ -160,9 +186,8 @@ fn at<A: Wide>(service: &Service, position: u32) -> Option<Target<A>> {
 }
 
 #[inline(never)]
-fn sticky<A: Wide>(service: &Service, client: Addr4, position: u32, now_s: u32) -> Option<Target<A>> {
-    let key = AffinityKey { client, service_id: service.id };
-    if let Some(row) = AFFINITY.get_ptr_mut(&key) {
+fn sticky<A: Wide>(service: &Service, client: impl Client, position: u32, now_s: u32) -> Option<Target<A>> {
+    if let Some(row) = client.affinity(service.id) {
         // SAFETY: see `maps::get`; both fields are words.
         let row = unsafe { &mut *row };
         if choose::is_fresh(now_s, row.last_used_s, service.affinity_timeout_s) {
@@ -175,7 +200,6 @@ fn sticky<A: Wide>(service: &Service, client: Addr4, position: u32, now_s: u32) 
         }
     }
     let backend: Target<A> = at(service, position)?;
-    // If the map has no room the connection is served all the same; only its stickiness is lost.
-    let _ = AFFINITY.insert(&key, &Affinity { backend_id: backend.id, last_used_s: now_s }, u64::from(BPF_ANY));
+    client.stick(service.id, &Affinity { backend_id: backend.id, last_used_s: now_s });
     Some(backend)
 }

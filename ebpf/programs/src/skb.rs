@@ -1,18 +1,21 @@
 //! A packet in the kernel: reading, writing and sending it on. The helpers of `sched_cls`, with names and types.
 
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_OK, TC_ACT_REDIRECT, TC_ACT_SHOT,
+    TC_ACT_UNSPEC,
+};
 use aya_ebpf::helpers::generated::{
     bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
     bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use core::mem::MaybeUninit;
-use strake_abi::conntrack::{ConntrackKey, FragmentKey, FragmentPorts, Tuple4};
+use strake_abi::conntrack::{ConntrackKey, FragmentPorts, Tuple};
 use strake_abi::flow::{Counter, DropReason, Hook, Verdict};
 use strake_abi::{Port, proto};
-use strake_logic::packet::{self, Fragment, HEAD_LEN, Head, Ipv4, Transport};
+use strake_logic::packet::{self, Fragment, Ip, Transport, ethertype};
 
-use crate::maps::{FRAGMENTS, get};
 use crate::report::{self, count};
+use crate::wire::Wire;
 
 /// What becomes of a packet, in one byte.
 ///
@@ -59,9 +62,9 @@ pub fn settle(result: Result<Action, DropReason>) -> Action {
 
 /// What the program returns to the kernel. A reason that nobody has told yet is told.
 #[inline(always)]
-pub fn code(skb: Skb, hook: Hook, action: Action) -> i32 {
+pub fn code<A: Wire>(skb: Skb, hook: Hook, action: Action) -> i32 {
     if action.0 >= REASONS {
-        report::refused(skb, hook, action.0 - REASONS, Verdict::Dropped);
+        report::refused::<A>(skb, hook, action.0 - REASONS, Verdict::Dropped);
         return TC_ACT_SHOT;
     }
     // Other programs may sit behind ours (a CNI plugin's, say), and they have their say.
@@ -94,6 +97,13 @@ impl Skb {
         unsafe { (*self.0).ifindex }
     }
 
+    /// Whether the kernel holds it for IPv6.
+    #[inline(always)]
+    pub fn is_ipv6(self) -> bool {
+        // SAFETY: see `len`.
+        unsafe { (*self.0).protocol == u32::from(ethertype::IPV6.to_be()) }
+    }
+
     /// Copies from the frame.
     #[inline(always)]
     pub fn load<T: Copy>(self, offset: usize) -> Option<T> {
@@ -107,14 +117,27 @@ impl Skb {
 
     /// Copies from the frame to where it stays.
     #[inline(always)]
-    pub fn load_into<const N: usize>(self, offset: usize, out: &mut [u8; N]) -> bool {
-        // SAFETY: the helper writes at most N bytes.
-        unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, out.as_mut_ptr().cast(), N as u32) == 0 }
+    pub fn load_into<T: Copy>(self, offset: usize, out: &mut T) -> bool {
+        let (to, len) = (core::ptr::from_mut(out).cast(), size_of::<T>() as u32);
+        // SAFETY: the helper writes at most `len` bytes; T is an array of bytes or an integer.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, to, len) == 0 }
     }
 
     /// Overwrites a part of the frame; checksums are the caller's.
     #[inline(always)]
     pub fn store<T: Copy>(self, offset: usize, value: &T) -> Result<(), DropReason> {
+        self.store_with(offset, value, 0)
+    }
+
+    /// The same, and the change is added to the sum that the device made of the packet, if it made one: for what no
+    /// checksum of the same header makes up for.
+    #[inline(always)]
+    pub fn store_summed<T: Copy>(self, offset: usize, value: &T) -> Result<(), DropReason> {
+        self.store_with(offset, value, u64::from(BPF_F_RECOMPUTE_CSUM))
+    }
+
+    #[inline(always)]
+    fn store_with<T: Copy>(self, offset: usize, value: &T, flags: u64) -> Result<(), DropReason> {
         // SAFETY: `value` is readable for its size.
         let ret = unsafe {
             bpf_skb_store_bytes(
@@ -122,7 +145,7 @@ impl Skb {
                 offset as u32,
                 core::ptr::from_ref(value).cast(),
                 size_of::<T>() as u32,
-                0,
+                flags,
             )
         };
         checked(ret)
@@ -209,51 +232,56 @@ pub enum Kind {
 
 /// A packet that was read. It stays where it is, in [`crate::work::Work`].
 #[repr(C)]
-pub struct Packet {
-    pub ip: Ipv4,
-    pub tuple: Tuple4,
+pub struct Packet<A: Wire> {
+    pub ip: Ip<A>,
+    pub tuple: Tuple<A>,
     /// Bytes of the frame.
     pub len: u32,
     pub kind: Kind,
     pub tcp_flags: u8,
-    pub head: Head,
+    pub head: A::Head,
 }
 
-impl Packet {
-    /// Reads the first 34 bytes. False if there are not as many.
+impl<A: Wire> Packet<A> {
+    /// Reads Ethernet and the fixed part of the IP header. False if there are not as many bytes.
     #[inline(always)]
     pub fn read_head(&mut self, skb: Skb) -> bool {
         self.len = skb.len();
         skb.load_into(0, &mut self.head)
     }
 
-    /// Reads the IPv4 header in them. False if it is malformed.
+    /// The EtherType in the head.
     #[inline(always)]
-    pub fn read_ip(&mut self) -> bool {
-        let Ok(ip) = packet::ipv4(&self.head, self.len) else { return false };
-        self.ip = ip;
-        self.tuple = packet::tuple(&ip, Port(0), Port(0));
-        self.kind = Kind::Other;
-        self.tcp_flags = 0;
-        true
+    pub fn ether_type(&self) -> u16 {
+        packet::ether_type(A::ethernet(&self.head))
     }
 
-    /// Both, for hooks that leave everything but well-formed IPv4 alone.
+    /// Reads the IP headers.
     #[inline(always)]
-    pub fn read_ipv4(&mut self, skb: Skb) -> bool {
-        self.read_head(skb) && packet::ether_type(&self.head) == packet::ethertype::IPV4 && self.read_ip()
+    pub fn read_ip(&mut self, skb: Skb) -> Result<(), DropReason> {
+        A::read_ip(skb, &self.head, self.len, &mut self.ip)?;
+        self.tuple = packet::tuple(&self.ip, Port(0), Port(0));
+        self.kind = Kind::Other;
+        self.tcp_flags = 0;
+        Ok(())
+    }
+
+    /// Both, for hooks that leave everything but well-formed IP alone.
+    #[inline(always)]
+    pub fn read_headers(&mut self, skb: Skb) -> bool {
+        self.read_head(skb) && self.ether_type() == A::ETHERTYPE && self.read_ip(skb).is_ok()
     }
 
     /// The row of this packet at a border.
     #[inline(always)]
-    pub const fn key(&self, border: u8) -> ConntrackKey {
+    pub const fn key(&self, border: u8) -> ConntrackKey<A> {
         ConntrackKey { tuple: self.tuple, proto: self.ip.proto, border, reserved: 0 }
     }
 
     /// Reads the transport header.
     #[inline(never)]
     pub fn read(&mut self, skb: Skb, border: u8) -> Result<(), DropReason> {
-        if packet::checksum_offset(self.ip.proto).is_none() {
+        if A::checksum_offset(self.ip.proto).is_none() {
             return Ok(());
         }
         if self.ip.fragment == Fragment::Later {
@@ -265,7 +293,7 @@ impl Packet {
             return Err(DropReason::Malformed);
         }
         let bytes: [u8; 8] = skb.load(self.ip.l4).ok_or(DropReason::Malformed)?;
-        match packet::transport(self.ip.proto, &bytes) {
+        match A::transport(self.ip.proto, &bytes) {
             Transport::Ports { sport, dport } => {
                 self.tuple.sport = sport;
                 self.tuple.dport = dport;
@@ -287,14 +315,10 @@ impl Packet {
     }
 }
 
-const fn fragment_key(ip: &Ipv4, border: u8) -> FragmentKey {
-    FragmentKey { src: ip.src, dst: ip.dst, id: ip.id, proto: ip.proto, border }
-}
-
 /// Finds the ports of a later fragment.
 #[inline(never)]
-fn followed(packet: &mut Packet, border: u8) {
-    let Some(ports) = get!(FRAGMENTS, &fragment_key(&packet.ip, border)) else { return };
+fn followed<A: Wire>(packet: &mut Packet<A>, border: u8) {
+    let Some(ports) = A::fragment(&packet.ip, border) else { return };
     packet.tuple.sport = ports.sport;
     packet.tuple.dport = ports.dport;
     packet.kind = Kind::Flow;
@@ -302,10 +326,8 @@ fn followed(packet: &mut Packet, border: u8) {
 }
 
 #[inline(never)]
-fn remember(packet: &Packet, border: u8) {
+fn remember<A: Wire>(packet: &Packet<A>, border: u8) {
     let ports = FragmentPorts { sport: packet.tuple.sport, dport: packet.tuple.dport };
     // A full LRU map makes room; if it cannot, the later fragments are lost, and counted when they come.
-    let _ = FRAGMENTS.insert(&fragment_key(&packet.ip, border), &ports, 0);
+    A::put_fragment(&packet.ip, border, &ports);
 }
-
-const _: () = assert!(HEAD_LEN == 34);

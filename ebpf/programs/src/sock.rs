@@ -304,7 +304,7 @@ fn choose<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, config: 
             None if netns == config.host_netns_cookie => config.node_ip,
             None => Addr4((netns as u32 & 0x00ff_ffff).to_be()),
         };
-        if let Some(backend) = service::choose_wide(service, client, seconds(now_ns())) {
+        if let Some(backend) = service::choose(service, client, seconds(now_ns())) {
             return Answer::Use(backend);
         }
     }
@@ -312,7 +312,7 @@ fn choose<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, config: 
 }
 
 /// No endpoint: as close to "connection refused" as the kernel allows. The error itself where `bpf_set_retval` can set
-/// it, else the VIP on the wire for `from_pod` to answer, else (a process of the node, IPv6) EPERM.
+/// it, else the VIP on the wire for `from_pod` to answer, else (a process of the node) EPERM.
 ///
 /// Not in the source ranges: silence, which is `from_pod`'s. Where there is none, what silence ends in, at once: for TCP a
 /// time-out, for a datagram EPERM, as netfilter has it for a process of the node.
@@ -327,7 +327,7 @@ fn refuse<F: Family>(
     let outsider = reason as u8 == DropReason::SourceNotInRanges as u8;
     let silent = outsider || service.flags & SERVICE_DROP_IF_EMPTY != 0;
     let helper = HAVE_SET_RETVAL.load() != 0;
-    if F::Addr::PACKETS && pod.is_some() && (silent || !helper) {
+    if pod.is_some() && (silent || !helper) {
         return Answer::Leave;
     }
     if helper {

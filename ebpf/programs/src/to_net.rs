@@ -3,35 +3,43 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use strake_abi::config::{Config, MASQUERADE, TRACK_ALL};
-use strake_abi::conntrack::{BORDER_NET, CT_QUIET, CT_SNAT, Tuple4};
+use strake_abi::conntrack::{BORDER_NET, CT_QUIET, CT_SNAT};
 use strake_abi::flow::{Counter, DropReason, Hook};
-use strake_abi::proto;
+use strake_abi::{Addr4, Addr6, proto};
 use strake_logic::packet::Fragment;
 use strake_logic::{choose, flow};
 
-use crate::maps::{self, NODES, get};
 use crate::report::{self, count, now_ns, seconds};
 use crate::skb::{Action, Kind, PASS, Skb, code, settle};
 use crate::translate::{apply, carry};
-use crate::work::{Work, work};
-use crate::{icmp, service, track};
+use crate::wire::Wire;
+use crate::work::Work;
+use crate::{maps, service, track};
 
 #[classifier]
 pub fn to_net(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
-    code(skb, Hook::ToNet, settle(run(skb)))
+    if skb.is_ipv6() {
+        return six(skb);
+    }
+    code::<Addr4>(skb, Hook::ToNet, settle(run::<Addr4>(skb)))
+}
+
+#[inline(never)]
+fn six(skb: Skb) -> i32 {
+    code::<Addr6>(skb, Hook::ToNet, settle(run::<Addr6>(skb)))
 }
 
 #[inline(always)]
-fn run(skb: Skb) -> Result<Action, DropReason> {
+fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
-    let Some(work) = work() else { return Ok(PASS) };
+    let Some(work) = A::work() else { return Ok(PASS) };
     let packet = &mut work.packet;
-    if !packet.read_ipv4(skb) {
+    if !packet.read_headers(skb) {
         return Ok(PASS);
     }
     // A ClusterIP means nothing outside: a process of the node that no socket hook served would send it to the router.
-    if config.service_cidr.contains(packet.ip.dst) {
+    if A::is_cluster_ip(config, packet.ip.dst) {
         return Err(DropReason::NoService);
     }
     if packet.read(skb, BORDER_NET).is_err() {
@@ -39,21 +47,23 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
     }
     match packet.kind {
         Kind::Flow => {}
-        Kind::IcmpError => return Ok(icmp::translate(skb, Hook::ToNet, BORDER_NET, work)),
+        Kind::IcmpError => return Ok(A::icmp_error(skb, Hook::ToNet, BORDER_NET, work)),
         Kind::Lost | Kind::Other => return Ok(PASS),
     }
     let now = now_ns();
     let now_s = seconds(now);
-    let key = packet.key(BORDER_NET);
-    if let Some(row) = track::find(&key)
-        && track::is_live(config, &key, row, packet.tcp_flags, now_s)
+    let Work { packet, new, .. } = &mut *work;
+    new.key = packet.key(BORDER_NET);
+    let key = &new.key;
+    if let Some(row) = track::find(key)
+        && track::is_live(config, key, row, packet.tcp_flags, now_s)
     {
-        carry(Hook::ToNet, skb, &key, row, packet, now_s)?;
+        carry(Hook::ToNet, skb, key, row, packet, now_s)?;
         return Ok(PASS);
     }
     if config.flags & MASQUERADE == 0
-        || !config.pod_cidr.contains(packet.ip.src)
-        || config.cluster_cidr.contains(packet.ip.dst)
+        || !A::is_own_pod(config, packet.ip.src)
+        || A::is_in_cluster(config, packet.ip.dst)
     {
         return Ok(PASS);
     }
@@ -63,24 +73,26 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
 /// The first packet of a Pod's flow to the world. What is not a first packet (an answer to somebody outside who talks
 /// to the Pod directly) keeps its source.
 #[inline(never)]
-fn masquerade(skb: Skb, work: &mut Work, config: &Config, now: u64) -> Action {
+fn masquerade<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Action {
     settle(open(skb, work, config, now))
 }
 
 #[inline(always)]
-fn open(skb: Skb, work: &mut Work, config: &Config, now: u64) -> Result<Action, DropReason> {
+fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Result<Action, DropReason> {
     let packet = &work.packet;
-    let tuple = packet.tuple;
-    let [first, ..] = tuple.dst.octets();
-    let multicast = first >= 224;
+    let tuple = &packet.tuple;
     let opens = packet.ip.proto != proto::TCP || flow::is_open(packet.tcp_flags);
     // An echo reply has its identifier on the other side.
-    let answers = packet.ip.proto == proto::ICMP && tuple.sport.0 == 0;
-    if multicast || !opens || answers || packet.ip.fragment == Fragment::Later || get!(NODES, &tuple.dst).is_some() {
+    let answers = packet.ip.proto == A::ICMP && tuple.sport.0 == 0;
+    let later = packet.ip.fragment == Fragment::Later;
+    if !A::is_routed(&tuple.dst) || !opens || answers || later || A::is_node(&tuple.dst) {
         return Ok(PASS);
     }
+    let Some(node) = A::node(config) else { return Ok(PASS) };
     let sport = choose::port(service::random(), config.snat_port_min, config.snat_port_max);
-    track::begin(work, skb, BORDER_NET, Tuple4 { src: config.node_ip, sport, ..tuple }, now);
+    track::begin(work, skb, BORDER_NET, now);
+    work.new.row.to.src = node;
+    work.new.row.to.sport = sport;
     // A TCP flow has been told at the Pod's border already.
     let quiet = work.packet.ip.proto == proto::TCP && config.flags & TRACK_ALL != 0;
     work.new.row.flags = if quiet { CT_SNAT | CT_QUIET } else { CT_SNAT };
@@ -90,7 +102,7 @@ fn open(skb: Skb, work: &mut Work, config: &Config, now: u64) -> Result<Action, 
         apply(skb, &work.packet, &work.new.row.to)?;
         return Ok(PASS);
     }
-    report::opened(Hook::ToNet, work.packet.ip.proto, &tuple, &work.new.row);
+    report::opened(Hook::ToNet, work.packet.ip.proto, &work.packet.tuple, &work.new.row);
     apply(skb, &work.packet, &work.new.row.to)?;
     Ok(PASS)
 }

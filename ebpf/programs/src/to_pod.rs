@@ -7,24 +7,33 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use strake_abi::conntrack::{BORDER_POD, DIRECTION_REPLY};
 use strake_abi::flow::{DropReason, Hook};
+use strake_abi::{Addr4, Addr6};
 
 use crate::report::{now_ns, seconds};
 use crate::skb::{Action, Kind, PASS, Skb, code, settle};
+use crate::track;
 use crate::translate::carry;
-use crate::work::work;
-use crate::{icmp, track};
+use crate::wire::Wire;
 
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
-    code(skb, Hook::ToPod, settle(run(skb)))
+    if skb.is_ipv6() {
+        return six(skb);
+    }
+    code::<Addr4>(skb, Hook::ToPod, settle(run::<Addr4>(skb)))
+}
+
+#[inline(never)]
+fn six(skb: Skb) -> i32 {
+    code::<Addr6>(skb, Hook::ToPod, settle(run::<Addr6>(skb)))
 }
 
 #[inline(always)]
-fn run(skb: Skb) -> Result<Action, DropReason> {
-    let Some(work) = work() else { return Ok(PASS) };
+fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
+    let Some(work) = A::work() else { return Ok(PASS) };
     let packet = &mut work.packet;
-    if !packet.read_ipv4(skb) {
+    if !packet.read_headers(skb) {
         return Ok(PASS);
     }
     // What is malformed is the receiver's to judge.
@@ -33,7 +42,7 @@ fn run(skb: Skb) -> Result<Action, DropReason> {
     }
     match packet.kind {
         Kind::Flow => {}
-        Kind::IcmpError => return Ok(icmp::translate(skb, Hook::ToPod, BORDER_POD, work)),
+        Kind::IcmpError => return Ok(A::icmp_error(skb, Hook::ToPod, BORDER_POD, work)),
         Kind::Lost | Kind::Other => return Ok(PASS),
     }
     let key = packet.key(BORDER_POD);

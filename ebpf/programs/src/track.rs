@@ -1,18 +1,19 @@
-//! Rows of `CONNTRACK`: touching, ending and making them.
+//! Rows of `CONNTRACK` and `CONNTRACK_V6`: touching, ending and making them.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use strake_abi::config::Config;
 use strake_abi::conntrack::{
     CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_QUIET, CT_SNAT, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_ORIGINAL,
-    DIRECTION_REPLY, FlowState, Tuple4,
+    DIRECTION_REPLY, FlowState,
 };
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_logic::{choose, flow};
 
-use crate::maps::{CONNTRACK, get};
+use crate::maps::get;
 use crate::report::{self, count, seconds};
 use crate::service::random;
 use crate::skb::{Packet, Skb};
+use crate::wire::Wire;
 use crate::work::Work;
 
 /// How many ports are tried before a flow is refused: with half of the range taken, one flow in 250 is.
@@ -20,28 +21,34 @@ const ATTEMPTS: u32 = 8;
 
 /// The row of a packet, if there is one.
 #[inline(always)]
-pub fn find(key: &ConntrackKey) -> Option<&'static mut Conntrack> {
+pub fn find<A: Wire>(key: &ConntrackKey<A>) -> Option<&'static mut Conntrack<A>> {
     // SAFETY: see `maps::get`. Two CPUs that touch one row at a time may lose a count; each field is one word.
-    CONNTRACK.get_ptr_mut(key).map(|row| unsafe { &mut *row })
+    A::conntrack().get_ptr_mut(key).map(|row| unsafe { &mut *row })
 }
 
 /// Whether the row speaks for the packet. If its own direction has been quiet for too long, the other may not have.
 #[inline(always)]
-pub fn is_live(config: &Config, key: &ConntrackKey, row: &Conntrack, tcp_flags: u8, now_s: u32) -> bool {
+pub fn is_live<A: Wire>(config: &Config, key: &ConntrackKey<A>, row: &Conntrack<A>, tcp_flags: u8, now_s: u32) -> bool {
     flow::is_live(config, key.proto, row.state, row.last_seen_s, now_s, tcp_flags)
         || is_peer_live(config, key, row, tcp_flags, now_s)
 }
 
 #[inline(never)]
-fn is_peer_live(config: &Config, key: &ConntrackKey, row: &Conntrack, tcp_flags: u8, now_s: u32) -> bool {
+fn is_peer_live<A: Wire>(
+    config: &Config,
+    key: &ConntrackKey<A>,
+    row: &Conntrack<A>,
+    tcp_flags: u8,
+    now_s: u32,
+) -> bool {
     let peer = ConntrackKey { tuple: row.to.mirror(), ..*key };
-    get!(CONNTRACK, &peer)
+    get!(A::conntrack(), &peer)
         .is_some_and(|peer| flow::is_live(config, key.proto, peer.state, peer.last_seen_s, now_s, tcp_flags))
 }
 
 /// Accounts a packet to its row, and follows TCP.
 #[inline(always)]
-pub fn touch(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, packet: &Packet, now_s: u32) {
+pub fn touch<A: Wire>(hook: Hook, key: &ConntrackKey<A>, row: &mut Conntrack<A>, packet: &Packet<A>, now_s: u32) {
     row.last_seen_s = now_s;
     row.packets += 1;
     row.bytes += u64::from(packet.len);
@@ -54,7 +61,7 @@ pub fn touch(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, packet: &Packe
 
 /// SYN, FIN or RST: the state is that of the flow, so both rows change.
 #[inline(never)]
-fn follow(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, tcp_flags: u8) {
+fn follow<A: Wire>(hook: Hook, key: &ConntrackKey<A>, row: &mut Conntrack<A>, tcp_flags: u8) {
     let peer_key = ConntrackKey { tuple: row.to.mirror(), ..*key };
     let Some(peer) = find(&peer_key) else {
         row.state = flow::step(row.state, row.flags, tcp_flags, row.direction).0;
@@ -76,54 +83,60 @@ fn follow(hook: Hook, key: &ConntrackKey, row: &mut Conntrack, tcp_flags: u8) {
     // What is left of the flow needs no translation, so its rows are given back at once: a map of live flows stays in
     // the caches. Translated ones age, for the last acknowledgement and for whoever did not hear it.
     if original.flags & CT_TRANSLATED == 0 {
-        let _ = CONNTRACK.remove(key);
-        let _ = CONNTRACK.remove(&peer_key);
+        let _ = A::conntrack().remove(key);
+        let _ = A::conntrack().remove(&peer_key);
     }
 }
 
 /// A flow to be written down.
 #[repr(C)]
-pub struct New {
+pub struct New<A> {
     /// The row of the original direction. `to` is what is wished for; its source port may be changed.
-    pub row: Conntrack,
+    pub row: Conntrack<A>,
     /// What the opener put on the wire.
-    pub key: ConntrackKey,
+    pub key: ConntrackKey<A>,
     /// The key of the answers.
-    pub reply_key: ConntrackKey,
+    pub reply_key: ConntrackKey<A>,
 }
 
-/// Begins `work.new`: a flow that `work.packet` opens.
+/// Begins `work.new`: a flow that `work.packet` opens, so far without a translation.
 #[inline(always)]
-pub fn begin(work: &mut Work, skb: Skb, border: u8, to: Tuple4, now_ns: u64) {
+pub fn begin<A: Wire>(work: &mut Work<A>, skb: Skb, border: u8, now_ns: u64) {
     work.new.key = work.packet.key(border);
     work.new.row = Conntrack {
-        to,
+        to: work.packet.tuple,
+        service_id: 0,
+        backend_id: 0,
         last_seen_s: seconds(now_ns),
         packets: 1,
         bytes: u64::from(work.packet.len),
         created_ns: now_ns,
+        flags: 0,
+        state: FlowState::New as u8,
         direction: DIRECTION_ORIGINAL,
         ifindex: skb.ifindex(),
-        ..Conntrack::default()
+        cookie: 0,
     };
 }
 
 /// Writes both rows of `work.new`. If another flow already owns the answers that this one would get, another source port
 /// is taken: that is how collisions are found, and how ports are allocated.
 #[inline(never)]
-pub fn open(config: &Config, work: &mut Work) -> Result<(), DropReason> {
+pub fn open<A: Wire>(config: &Config, work: &mut Work<A>) -> Result<(), DropReason> {
     let Work { new, reply, .. } = work;
     *reply = Conntrack {
         to: new.key.tuple.mirror(),
         service_id: new.row.service_id,
         backend_id: new.row.backend_id,
         last_seen_s: new.row.last_seen_s,
+        packets: 0,
+        bytes: 0,
         created_ns: new.row.created_ns,
         flags: new.row.flags,
+        state: FlowState::New as u8,
         direction: DIRECTION_REPLY,
         ifindex: new.row.ifindex,
         cookie: new.row.cookie,
-        ..Conntrack::default()
     };
     new.reply_key = ConntrackKey { tuple: new.row.to.mirror(), ..new.key };
     let mut attempt = 0;
@@ -131,15 +144,15 @@ pub fn open(config: &Config, work: &mut Work) -> Result<(), DropReason> {
         if new.row.to != new.key.tuple {
             reply.flags |= CT_TRANSLATED;
         }
-        if CONNTRACK.insert(&new.reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
+        if A::conntrack().insert(&new.reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
             break;
         }
-        let Some(owner) = get!(CONNTRACK, &new.reply_key) else { return Err(DropReason::ConntrackFull) };
+        let Some(owner) = get!(A::conntrack(), &new.reply_key) else { return Err(DropReason::ConntrackFull) };
         let ours = owner.to == reply.to && owner.direction == DIRECTION_REPLY;
         let closed = owner.state == FlowState::Closed as u8
             || !flow::is_live(config, new.key.proto, owner.state, owner.last_seen_s, new.row.last_seen_s, 0);
         if ours || closed {
-            if CONNTRACK.insert(&new.reply_key, &*reply, u64::from(BPF_ANY)).is_err() {
+            if A::conntrack().insert(&new.reply_key, &*reply, u64::from(BPF_ANY)).is_err() {
                 return Err(DropReason::ConntrackFull);
             }
             break;
@@ -154,7 +167,7 @@ pub fn open(config: &Config, work: &mut Work) -> Result<(), DropReason> {
         new.reply_key.tuple.dport = new.row.to.sport;
     }
     new.row.flags = reply.flags;
-    if CONNTRACK.insert(&new.key, &new.row, u64::from(BPF_ANY)).is_err() {
+    if A::conntrack().insert(&new.key, &new.row, u64::from(BPF_ANY)).is_err() {
         return Err(DropReason::ConntrackFull);
     }
     count(Counter::ConntrackCreated);

@@ -68,13 +68,11 @@ impl Compiler<'_> {
             lingering: Vec::new(),
             maglev: false,
         });
-        // Packets from the network have an IPv4 path only.
-        let scopes = if family == Family::V4 { &[SCOPE_INTERNAL, SCOPE_EXTERNAL][..] } else { &[SCOPE_INTERNAL] };
         let object = pod.name.to_string();
         for addr in addresses {
-            for scope in scopes {
+            for scope in [SCOPE_INTERNAL, SCOPE_EXTERNAL] {
                 let proto = port.protocol.number();
-                let key = ServiceKey6 { addr: addr.into(), port: Port::new(port.host_port), proto, scope: *scope };
+                let key = ServiceKey6 { addr: addr.into(), port: Port::new(port.host_port), proto, scope };
                 if let Some((kind, owner, _)) = self.taken.get(&key) {
                     let message = format!("hostPort {} belongs to {} of {owner}", ShowKey(&key), kind.as_str());
                     self.desired.contested.insert(key);

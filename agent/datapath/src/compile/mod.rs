@@ -7,8 +7,7 @@
 //!       └─► frontends:  ClusterIP (internal)  externalIP, LB IP, NodePort (both scopes)┘
 //! ```
 //!
-//! Each family of a Service is compiled by itself: its IPv6 addresses lead to its IPv6 endpoints. IPv6 has no external
-//! scope yet, as packets from the network have no IPv6 path.
+//! Each family of a Service is compiled by itself: its IPv6 addresses lead to its IPv6 endpoints.
 //!
 //! | frontend | scope | backends | none |
 //! |---|---|---|---|
@@ -31,10 +30,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use strake_abi::addr::{Addr4, Port};
+use strake_abi::addr::{Addr6, Port};
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey6};
 use strake_state::{
-    LB_ALGORITHM, ObjectName, Pod, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World,
+    LB_ALGORITHM, ObjectName, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World,
 };
 
 use crate::config::{Config, LbAlgorithm};
@@ -55,7 +54,6 @@ pub fn compile(world: &World, config: &Config, runtime: Runtime) -> Desired {
     let mut compiler = Compiler::new(world, config, node, &mut desired);
     world.services.values().for_each(|service| compiler.service(service));
     compiler.host_ports();
-    compiler.opted_out_pods();
     desired.in_order()
 }
 
@@ -180,7 +178,7 @@ impl Compiler<'_> {
             self.warn(&object, "is the cluster DNS, which answers at its IPv4 address only".into());
         }
         if !is_dns && !service.other_proxy && self.config.services {
-            self.desired.cluster_ips.extend(service.cluster_ips.iter().filter_map(v4).map(Addr4::from));
+            self.desired.cluster_ips.extend(service.cluster_ips.iter().copied().map(Addr6::from));
             self.warn_of_families(&object, service);
             let algorithm = self.algorithm(&object, service);
             let sources = Family::ALL.map(|family| self.sources(&object, service, family));
@@ -206,33 +204,11 @@ impl Compiler<'_> {
         }
     }
 
-    /// What of a Service's IPv6 addresses is not served, and addresses of a family that the Service does not have.
+    /// Addresses of a family that the Service does not have.
     fn warn_of_families(&mut self, object: &str, service: &Service) {
         let outside = || service.external_ips.iter().chain(&service.load_balancer_ips);
         for ip in outside().filter(|ip| !Family::of(ip).serves(service)) {
             self.warn(object, format!("{ip} is of another family than its ClusterIPs, and is not served"));
-        }
-        let has_node_port = service.ports.iter().any(|port| port.node_port != 0);
-        if Family::V6.serves(service) && (has_node_port || outside().any(IpAddr::is_ipv6)) {
-            let message = "its IPv6 NodePorts, external and LoadBalancer IPs answer sockets of this node only: \
-                           packets from the network have no IPv6 path yet";
-            self.warn(object, message.into());
-        }
-    }
-
-    /// Pods that only the packet path serves, which has no IPv6 yet.
-    fn opted_out_pods(&mut self) {
-        if self.desired.frontends.iter().all(|frontend| frontend.key.v4().is_some()) {
-            return;
-        }
-        let here = |pod: &&Pod| pod.node.as_deref() == Some(&*self.node.name) && !pod.finished && !pod.host_network;
-        let pods = self.world.pods.values().map(|pod| &**pod).filter(here);
-        let names: Vec<String> =
-            pods.filter(|pod| self.world.socket_lb_disabled(&pod.name)).map(|pod| pod.name.to_string()).collect();
-        for name in names {
-            let message = "opted out of the socket hooks, and so reaches no IPv6 Service: packets of Pods have no \
-                           IPv6 path yet";
-            self.warn(&name, message.into());
         }
     }
 
@@ -248,10 +224,8 @@ impl Compiler<'_> {
             let internal = key(ip, number, port, SCOPE_INTERNAL);
             // Pods and the node itself are short-circuited to the cluster's endpoints, as kube-proxy does it.
             compiler.frontend(object, kind, internal, TrafficPolicy::Cluster, flags, sets);
-            if family == Family::V4 {
-                let external = key(ip, number, port, SCOPE_EXTERNAL);
-                compiler.frontend(object, kind, external, outside, flags, sets);
-            }
+            let external = key(ip, number, port, SCOPE_EXTERNAL);
+            compiler.frontend(object, kind, external, outside, flags, sets);
         };
         if port.node_port != 0 {
             both(self, FrontendKind::NodePort, family.any(), port.node_port, SERVICE_NODE_PORT);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use strake_abi::addr::{Addr6, Cidr4};
+use strake_abi::addr::{Addr6, Cidr4, Cidr6};
 use strake_abi::config as abi_config;
 use strake_abi::endpoint::{NODE_LOCAL, NODE_REMOTE};
 use strake_state::World;
@@ -33,7 +33,9 @@ pub(super) struct NodeView {
     pub name: Arc<str>,
     pub ip: Option<Ipv4Addr>,
     pub addresses: Vec<IpAddr>,
+    pub ip6: Option<Ipv6Addr>,
     pub pod_cidr: Option<ipnetwork::Ipv4Network>,
+    pub pod_cidr6: Option<ipnetwork::Ipv6Network>,
     /// `pod_cidr` and those of the Node object.
     pub pod_cidrs: Vec<IpNetwork>,
     pub zone: Option<Arc<str>>,
@@ -58,8 +60,13 @@ impl NodeView {
         Self {
             name: config.node_name.as_str().into(),
             ip: addresses.iter().find_map(v4),
+            ip6: addresses.iter().find_map(v6),
             addresses,
             pod_cidr,
+            pod_cidr6: pod_cidrs.iter().find_map(|cidr| match cidr {
+                IpNetwork::V4(_) => None,
+                IpNetwork::V6(cidr) => Some(*cidr),
+            }),
             pod_cidrs,
             zone: object.and_then(|node| node.zone.clone()),
         }
@@ -68,6 +75,17 @@ impl NodeView {
 
 fn cidr(network: ipnetwork::Ipv4Network) -> Cidr4 {
     Cidr4::new(network.ip(), network.prefix())
+}
+
+fn cidr6(network: ipnetwork::Ipv6Network) -> Cidr6 {
+    Cidr6::new(network.ip(), network.prefix())
+}
+
+fn v6(ip: &IpAddr) -> Option<Ipv6Addr> {
+    match ip {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(ip) => Some(*ip),
+    }
 }
 
 pub(super) fn node_config(config: &Config, node: &NodeView, runtime: Runtime) -> abi_config::Config {
@@ -97,18 +115,21 @@ pub(super) fn node_config(config: &Config, node: &NodeView, runtime: Runtime) ->
         udp_timeout_s: UDP_TIMEOUT_S,
         tcp_timeout_s: TCP_TIMEOUT_S,
         tcp_closing_timeout_s: TCP_CLOSING_TIMEOUT_S,
+        node_ip6: node.ip6.map_or(Addr6::ANY, Addr6::from),
+        pod_gateway6: config.pod_gateway6.into(),
+        pod_cidr6: node.pod_cidr6.map(cidr6).unwrap_or_default(),
+        cluster_cidr6: cidr6(config.cluster_cidr6),
+        service_cidr6: if config.services { cidr6(config.service_cidr6) } else { Cidr6::default() },
         ..abi_config::Config::default()
     }
 }
 
-/// Of other nodes the IPv4 addresses only: masquerade asks for them.
+/// Of this node and of the others: masquerade asks for them.
 pub(super) fn nodes(world: &World, this: &NodeView) -> Vec<(Addr6, u32)> {
     let mut rows: HashMap<Addr6, u32> = HashMap::default();
     for node in world.nodes.values().filter(|node| node.name != this.name) {
         for ip in node.internal_ips.iter().chain(&node.external_ips) {
-            if let IpAddr::V4(ip) = ip {
-                rows.insert((*ip).into(), NODE_REMOTE);
-            }
+            rows.insert((*ip).into(), NODE_REMOTE);
         }
     }
     let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];

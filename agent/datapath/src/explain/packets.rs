@@ -1,13 +1,13 @@
 //! The packets: from_pod and to_net of what a Pod or the node sends, from_net of what comes in from the network. As in
 //! `ebpf/programs/src/from_pod.rs`, `to_net.rs` and `from_net.rs`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use strake_abi::addr::{Addr4, Port};
 use strake_abi::config::{DIRECT, DNS, MASQUERADE};
 use strake_abi::conntrack::{BORDER_NET, BORDER_POD, CT_HAIRPIN, Conntrack, DIRECTION_REPLY};
 use strake_abi::dns::DNS_NAMES;
-use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP};
+use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, ENDPOINTS_IP_V6};
 use strake_abi::flow::DropReason;
 use strake_abi::proto;
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, Service, ServiceKey6};
@@ -52,12 +52,12 @@ impl Walk<'_> {
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
         let known = format!("source {}, hardware address {mac}; anything else is dropped as spoofed", self.source());
         let mut told = vec![Lookup { entry: format!("{ENDPOINTS}[{ifindex}]"), value: Some(known) }];
-        let IpAddr::V4(dst) = to.ip() else {
-            let reason = DropReason::UnsupportedProtocol;
-            self.step(HOOK, sees, told, "dropped: packets of Pods have no IPv6 path");
-            return Ok(End::refused(Fate::Dropped, reason, "packets of Pods have no IPv6 path"));
-        };
-        if Addr4::from(dst) == config.cluster_dns {
+        if to.is_ipv6() && self.source().is_ipv4() {
+            self.step(HOOK, sees, told, "dropped: the Pod has no IPv6 address to send from");
+            let outcome = "the Pod has no IPv6 address, and any other source is dropped as spoofed";
+            return Ok(End::refused(Fate::Dropped, DropReason::SpoofedIp, outcome));
+        }
+        if to.ip() == IpAddr::V4(config.cluster_dns.into()) {
             return Ok(self.dns(sees, told));
         }
         if let Some(row) = self.existing(BORDER_POD, &mut told)? {
@@ -80,18 +80,38 @@ impl Walk<'_> {
             };
             return self.from_pod_chosen(sees, told, choice);
         }
-        if config.service_cidr.contains(dst.into()) {
+        if self.is_cluster_ip(to.ip()) {
             return self.no_service(HOOK, sees, told);
         }
         self.step(HOOK, sees, told, "no Service there: it goes on as it is");
         self.deliver(&[self.asked()])
     }
 
+    fn is_cluster_ip(&self, ip: IpAddr) -> bool {
+        let config = self.lookups.config;
+        match ip {
+            IpAddr::V4(ip) => config.service_cidr.contains(ip.into()),
+            IpAddr::V6(ip) => config.service_cidr6.contains(ip.into()),
+        }
+    }
+
+    /// The node's address of the family that the question is about, if it has one.
+    fn own_address(&self) -> Option<IpAddr> {
+        let config = self.lookups.config;
+        let own = if self.question.to.is_ipv4() {
+            IpAddr::V4(config.node_ip.into())
+        } else {
+            IpAddr::V6(config.node_ip6.octets().into())
+        };
+        Some(own).filter(|own| !own.is_unspecified())
+    }
+
     fn from_pod_chosen(&mut self, sees: String, told: Vec<Lookup>, choice: Choice) -> Result<End, MapsError> {
         let config = self.lookups.config;
         let to = self.question.to;
+        let gateway = if to.is_ipv4() { IpAddr::V4(config.pod_gateway.into()) } else { config.pod_gateway6.ip() };
         let hairpin = choice.backends.iter().any(|backend| backend.address.ip() == self.source());
-        let itself = hairpin.then(|| format!("; where that is itself, from {} (hairpin)", config.pod_gateway));
+        let itself = hairpin.then(|| format!("; where that is itself, from {gateway} (hairpin)"));
         let result = match &choice.backends[..] {
             [one] => format!("sent to {}, {}{}", one.address, choice.how, itself.unwrap_or_default()),
             many => format!("sent to one of {} backends, {}{}", many.len(), choice.how, itself.unwrap_or_default()),
@@ -100,7 +120,7 @@ impl Walk<'_> {
         let end = self.deliver(&choice.backends)?;
         let source = if hairpin && choice.backends.len() == 1 {
             let why = "the Pod reaches itself: with its own address as the source it would not answer through here";
-            Some((config.pod_gateway.to_string(), why.to_owned()))
+            Some((gateway.to_string(), why.to_owned()))
         } else {
             end.source
         };
@@ -126,6 +146,11 @@ impl Walk<'_> {
     /// The row of the connection asked about, when its source port was given.
     fn existing(&self, border: u8, told: &mut Vec<Lookup>) -> Result<Option<Conntrack>, MapsError> {
         let Some(port) = self.question.source_port else { return Ok(None) };
+        if self.question.to.is_ipv6() {
+            let value = Some("not looked at by this command; taken as a new connection".to_owned());
+            told.push(Lookup { entry: strake_abi::conntrack::CONNTRACK_V6.to_owned(), value });
+            return Ok(None);
+        }
         let ends = (SocketAddr::new(self.source(), port), self.question.to);
         self.lookups.connection(border, self.question.protocol, ends, told)
     }
@@ -189,9 +214,16 @@ impl Walk<'_> {
     }
 
     fn is_here(&self, ip: IpAddr) -> Result<bool, MapsError> {
-        let IpAddr::V4(v4) = ip else { return Ok(false) };
-        let pod = self.lookups.view.maps.endpoints_by_ip.get(&v4.into())?.is_some();
+        let pod = self.interface_of(ip)?.is_some();
         Ok(pod || self.lookups.node(ip)?.is_some_and(|flags| flags & strake_abi::endpoint::NODE_LOCAL != 0))
+    }
+
+    /// Where the Pod of this node with that address is.
+    fn interface_of(&self, ip: IpAddr) -> Result<Option<u32>, MapsError> {
+        match ip {
+            IpAddr::V4(ip) => self.lookups.view.maps.endpoints_by_ip.get(&ip.into()),
+            IpAddr::V6(ip) => self.lookups.view.maps.endpoints_ip_v6.get(&ip.into()),
+        }
     }
 
     /// From here to one of the places: straight into a Pod of this node, or by its routing, and then past the uplink.
@@ -207,11 +239,11 @@ impl Walk<'_> {
             let direct = self.lookups.config.flags & DIRECT != 0 && matches!(self.client, Client::Pod { .. });
             let mut told = Vec::new();
             for place in here.iter().take(4) {
-                if let IpAddr::V4(ip) = place.address.ip()
-                    && let Some(ifindex) = self.lookups.view.maps.endpoints_by_ip.get(&ip.into())?
-                {
+                let ip = place.address.ip();
+                if let Some(ifindex) = self.interface_of(ip)? {
+                    let map = if ip.is_ipv4() { ENDPOINTS_BY_IP } else { ENDPOINTS_IP_V6 };
                     let value = format!("interface {ifindex} of {}", place.who.pod.as_deref().unwrap_or("a Pod"));
-                    told.push(Lookup { entry: format!("{ENDPOINTS_BY_IP}[{ip}]"), value: Some(value) });
+                    told.push(Lookup { entry: format!("{map}[{ip}]"), value: Some(value) });
                 }
             }
             let pods = !told.is_empty();
@@ -244,16 +276,11 @@ impl Walk<'_> {
             return Ok(Ok(source));
         };
         let hook = format!("to_net ({uplink}, if the node's routes lead there)");
-        let IpAddr::V4(v4) = dst else {
-            let source = kept("IPv6 is not translated");
-            self.step(&hook, sees, Vec::new(), "left alone: IPv6");
-            return Ok(Ok(source));
-        };
         let config = self.lookups.config;
         let mut told = Vec::new();
-        if config.service_cidr.contains(v4.into()) {
+        if self.is_cluster_ip(dst) {
             self.step(&hook, sees, told, "dropped: a ClusterIP means nothing outside");
-            let outcome = format!("{v4} is in the Service range, and no Service has it");
+            let outcome = format!("{dst} is in the Service range, and no Service has it");
             return Ok(Err(End::refused(Fate::Dropped, DropReason::NoService, outcome)));
         }
         if self.question.source_port.is_some()
@@ -263,24 +290,34 @@ impl Walk<'_> {
             self.step(&hook, sees, told, format!("the connection exists: it leaves from {source}"));
             return Ok(Ok((source.to_string(), "as when the connection began".into())));
         }
-        let from_pod = matches!(self.source4(), Some(ip) if config.pod_cidr.contains(ip));
+        let from_pod = match self.source() {
+            IpAddr::V4(ip) => config.pod_cidr.contains(ip.into()),
+            IpAddr::V6(ip) => config.pod_cidr6.contains(ip.into()),
+        };
+        let in_cluster = match dst {
+            IpAddr::V4(ip) => config.cluster_cidr.contains(ip.into()),
+            IpAddr::V6(ip) => config.cluster_cidr6.contains(ip.into()),
+        };
         let why = if config.flags & MASQUERADE == 0 {
             Some("masquerading is not this agent's business here")
         } else if !from_pod {
             Some("it is not the address of a Pod of this node")
-        } else if config.cluster_cidr.contains(v4.into()) {
+        } else if in_cluster {
             Some("the destination is a Pod of the cluster, which knows the way back")
         } else if self.lookups.node_told(dst, &mut told)?.is_some() {
             Some("the destination is a node of the cluster, which knows the way back")
         } else {
             None
         };
-        if let Some(why) = why {
+        let own = self.own_address();
+        let why = why.or(own.is_none().then_some("this node has no address of that family to stand in for it"));
+        let (None, Some(own)) = (why, own) else {
+            let why = why.unwrap_or_default();
             self.step(&hook, sees, told, format!("leaves as it is: {why}"));
             return Ok(Ok(kept(why)));
-        }
+        };
         let (first, last) = (config.snat_port_min, config.snat_port_max);
-        let source = format!("{}, a free port of {first}-{last}", Ipv4Addr::from(config.node_ip));
+        let source = format!("{own}, a free port of {first}-{last}");
         self.step(&hook, sees, told, format!("masqueraded: leaves from {source}"));
         Ok(Ok((source, "masqueraded: outside of the cluster nobody knows the way to a Pod".into())))
     }
@@ -302,10 +339,6 @@ impl Walk<'_> {
         let (to, protocol, config) = (self.question.to, self.question.protocol, self.lookups.config);
         let sees = self.sees();
         let mut told = Vec::new();
-        if !to.is_ipv4() {
-            self.step(&hook, sees, told, "left to the node's own stack: packets from the network have no IPv6 path");
-            return Ok(End::forwarded("left to the node's own stack", Some(self.as_it_came())));
-        }
         if let Some(row) = self.existing(BORDER_NET, &mut told)? {
             return self.goes_on("from_net", sees, told, &row);
         }
@@ -329,7 +362,7 @@ impl Walk<'_> {
             return Ok(self.nobody(&hook, sees, told, &row));
         };
         let (first, last) = (config.snat_port_min, config.snat_port_max);
-        let node = Ipv4Addr::from(config.node_ip);
+        let node = self.own_address().map_or_else(|| "no address of that family".to_owned(), |own| own.to_string());
         let all_local = choice.backends.iter().all(|backend| backend.local);
         let none_local = choice.backends.iter().all(|backend| !backend.local);
         let (source, why) = if all_local {

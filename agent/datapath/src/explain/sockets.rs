@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use strake_abi::addr::Addr4;
+use strake_abi::addr::{Addr4, Addr6};
 use strake_abi::conntrack::BORDER_POD;
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, PODS_BY_NETNS};
 use strake_abi::flow::DropReason;
@@ -63,9 +63,9 @@ impl Walk<'_> {
             }
             Whose::Client(client) => client,
         };
-        let family_has_packets = to.is_ipv4() && matches!(self.client, Client::Pod { .. });
+        let has_packets = matches!(self.client, Client::Pod { .. });
         if row.source_list != 0 && !self.admits(&row, &mut told)? {
-            if family_has_packets {
+            if has_packets {
                 self.step(&hook, sees, told, "not within the source ranges: left to from_pod, which drops it");
                 return Ok(Hooked::Left);
             }
@@ -91,7 +91,7 @@ impl Walk<'_> {
             return Ok(Hooked::Translated(choice));
         }
         let silent = row.flags & SERVICE_DROP_IF_EMPTY != 0;
-        if family_has_packets && (silent || !self.host.set_retval) {
+        if has_packets && (silent || !self.host.set_retval) {
             self.step(&hook, sees, told, "no backend: left to from_pod, which can answer as it should");
             return Ok(Hooked::Left);
         }
@@ -174,7 +174,11 @@ impl Walk<'_> {
 
     /// The address that the packets start with.
     pub fn source(&self) -> IpAddr {
-        self.client.ip()
+        match &self.client {
+            // A Pod is known by its IPv4 address, and sends from that of the family asked for.
+            Client::Pod { row, .. } if self.question.to.is_ipv6() && row.ip6 != Addr6::ANY => row.ip6.ip(),
+            client => client.ip(),
+        }
     }
 
     /// The client of ClientIP affinity, for packets.
