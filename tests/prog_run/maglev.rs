@@ -1,6 +1,7 @@
 //! Maglev: what comes from outside is given the same backend by every node.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use anyhow::Result;
 use strake_abi::flow::Counter;
@@ -10,6 +11,7 @@ use strake_abi::service::{
 use strake_abi::{Addr4, proto};
 
 use crate::harness::*;
+use crate::six_harness::{End6, NODE6, VIP6, back, front, seen6, tcp6, udp6};
 
 const LB: [u8; 4] = [198, 51, 100, 77];
 /// First row of the table: not the first of the map.
@@ -166,5 +168,46 @@ fn a_table_that_says_nonsense_leads_to_a_backend_of_the_slice() -> Result<()> {
     kernel.service(ServiceKey { scope: SCOPE_EXTERNAL, ..frontend(LB, 81, proto::TCP) }, service, &slice)?;
     let chosen = asked(&mut kernel, &clients()[..20], (LB, 81), proto::TCP)?;
     assert!(chosen.values().all(|end| slice.iter().any(|b| is(b, end))), "{chosen:?}");
+    Ok(())
+}
+
+/// A node with an IPv6 frontend and NodePort; what is each node's own is turned around on the `other`.
+fn node6(other: bool, protocol: u8) -> Result<Kernel> {
+    let mut slice: Vec<Backend> =
+        (1..=5).map(|i| back(Ipv6Addr::new(0xfd00, 0x244, 0, 1, 0, 0, i, 7), 8080, 0, u32::from(i))).collect();
+    if other {
+        slice.reverse();
+        slice.iter_mut().zip(70..).for_each(|(backend, id)| backend.id = id);
+        slice[2].flags = BACKEND_LOCAL;
+    }
+    let mut kernel = Kernel::new()?;
+    let service = kernel.table(Service { id: 12, backend_base: 40, ..Service::default() }, &slice, ROW)?;
+    kernel.service6(front(VIP6, 80, protocol, SCOPE_EXTERNAL), service, &slice)?;
+    let service = Service { flags: SERVICE_NODE_PORT, ..service };
+    kernel.service6(front(Ipv6Addr::UNSPECIFIED, 30080, protocol, SCOPE_EXTERNAL), service, &slice)?;
+    Ok(kernel)
+}
+
+#[test]
+fn two_nodes_choose_the_same_backend_for_the_same_client_of_ipv6() -> Result<()> {
+    let clients: Vec<End6> =
+        (0..300_u16).map(|i| (Ipv6Addr::new(0x2001, 0xdb8, i % 7, 0, 0, 0, 0, 9), 20_000 + i)).collect();
+    for (protocol, to) in [(proto::TCP, (VIP6, 80)), (proto::UDP, (VIP6, 80)), (proto::TCP, (NODE6, 30080))] {
+        let ask = |kernel: &mut Kernel| -> Result<BTreeMap<End6, End6>> {
+            let mut chosen = BTreeMap::new();
+            for client in &clients {
+                let frame = if protocol == proto::TCP { tcp6(*client, to, SYN, &[]) } else { udp6(*client, to, b"?") };
+                chosen.insert(*client, seen6(&kernel.run("from_net", &frame)?.frame).dst);
+            }
+            Ok(chosen)
+        };
+        let mut one = node6(false, protocol)?;
+        let first = ask(&mut one)?;
+        let mut hits: BTreeMap<End6, u32> = BTreeMap::new();
+        first.values().for_each(|backend| *hits.entry(*backend).or_default() += 1);
+        assert!(hits.len() == 5 && hits.values().all(|hits| *hits > 30), "{hits:?}");
+        drop(one);
+        assert_eq!(ask(&mut node6(true, protocol)?)?, first, "{protocol} to {to:?}");
+    }
     Ok(())
 }

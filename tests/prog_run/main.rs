@@ -16,3 +16,4 @@ mod six_harness;
 mod six_network;
 mod sources;
 mod spoof;
+mod sums;

@@ -157,15 +157,16 @@ fn a_pod_speaks_from_its_own_address_and_to_its_link() -> Result<()> {
     let routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
     let nobody = Ipv6Addr::UNSPECIFIED;
     let about = |target: Ipv6Addr| [&[0; 4][..], &target.octets()].concat();
+    let (first, later) = ([0, 0, 0, 1, 1, 2, 3, 4], [0, 0, 1, 0, 1, 2, 3, 4]);
     for frame in [
         icmp6(POD6, GATEWAY6, 135, 0, &about(GATEWAY6)),
         icmp6(link, GATEWAY6, 136, 0, &about(link)),
         icmp6(POD6, GATEWAY6, 136, 0, &about(POD6)),
-        // Duplicate address detection, router solicitation, a multicast listener report with its hop-by-hop option.
+        // Duplicate address detection, router solicitation.
         icmp6(nobody, routers, 135, 0, &about(POD6)),
         icmp6(link, routers, 133, 0, &[0; 4]),
-        extended(&icmp6(nobody, routers, 143, 0, &[0; 4]), &[(0, &[0, 0, 5, 2, 0, 0, 1, 0])]),
-        udp6((link, 546), (routers, 547), b"dhcp"),
+        // A later fragment, whose data begins as an announcement of somebody else's address would.
+        extended(&icmp6(POD6, REMOTE6, 136, 0, &about(LOCAL6)), &[(44, &later)]),
     ] {
         let frame = from_pod(frame);
         let out = kernel.run("from_pod", &frame)?;
@@ -175,18 +176,48 @@ fn a_pod_speaks_from_its_own_address_and_to_its_link() -> Result<()> {
     drops(&mut kernel, &from_pod(icmp6(link, routers, 134, 0, &[0; 20])), DropReason::SpoofedNdp)?;
     drops(&mut kernel, &from_pod(icmp6(link, POD6, 137, 0, &[0; 36])), DropReason::SpoofedIp)?;
     drops(&mut kernel, &from_pod(icmp6(link, GATEWAY6, 137, 0, &[0; 36])), DropReason::SpoofedNdp)?;
+    let pieces = extended(&icmp6(POD6, GATEWAY6, 136, 0, &about(POD6)), &[(44, &first)]);
+    drops(&mut kernel, &from_pod(pieces), DropReason::SpoofedNdp)?;
+    // All else between addresses of the link: multicast listener reports, the node's own servers.
+    for frame in [
+        extended(&icmp6(nobody, routers, 143, 0, &[0; 4]), &[(0, &[0, 0, 5, 2, 0, 0, 1, 0])]),
+        extended(&icmp6(link, GATEWAY6, 136, 0, &about(link)), &[(44, &later)]),
+        icmp6(link, GATEWAY6, 128, 0, &[0; 8]),
+        udp6((link, 546), (routers, 547), b"dhcp"),
+        tcp6((link, 40000), (GATEWAY6, 10250), SYN, &[]),
+    ] {
+        drops(&mut kernel, &from_pod(frame), DropReason::UnsupportedProtocol)?;
+    }
     for src in [LOCAL6, NODE6, OUTSIDE6, link, nobody] {
         drops(&mut kernel, &from_pod(tcp6((src, 1), (REMOTE6, 80), SYN, &[])), DropReason::SpoofedIp)?;
     }
     let mut other = tcp6(CLIENT, (REMOTE6, 80), SYN, &[]);
     other[11] ^= 1;
     drops(&mut kernel, &other, DropReason::SpoofedMac)?;
-    // A Pod without an IPv6 address has its link only.
+    Ok(())
+}
+
+#[test]
+fn nothing_of_ipv6_is_taken_from_a_pod_without_an_address_of_it() -> Result<()> {
+    let mut kernel = Kernel::new()?;
     let endpoint = Endpoint { ip: strake_abi::Addr4::new(POD), mac: POD_MAC, ..Endpoint::default() };
     kernel.insert(ENDPOINTS, IFINDEX, endpoint)?;
-    drops(&mut kernel, &tcp6(CLIENT, (REMOTE6, 80), SYN, &[]), DropReason::SpoofedIp)?;
-    drops(&mut kernel, &from_pod(tcp6((nobody, 1), (REMOTE6, 80), SYN, &[])), DropReason::SpoofedIp)?;
-    assert_eq!(kernel.run("from_pod", &from_pod(icmp6(link, routers, 133, 0, &[0; 4])))?.verdict, PASS);
+    let link = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 5);
+    let routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+    let nobody = Ipv6Addr::UNSPECIFIED;
+    kernel.events()?;
+    for mut frame in [
+        tcp6(CLIENT, (REMOTE6, 80), SYN, &[]),
+        tcp6((nobody, 1), (REMOTE6, 80), SYN, &[]),
+        tcp6((link, 1), (GATEWAY6, 10250), SYN, &[]),
+        icmp6(link, routers, 133, 0, &[0; 4]),
+        icmp6(nobody, routers, 135, 0, &[&[0; 4][..], &link.octets()].concat()),
+    ] {
+        frame[..6].copy_from_slice(&HOST_MAC);
+        frame[6..12].copy_from_slice(&POD_MAC);
+        drops(&mut kernel, &frame, DropReason::UnsupportedProtocol)?;
+    }
+    assert!(kernel.events()?.is_empty(), "every Pod's kernel speaks it, unasked: a number, not a story");
     Ok(())
 }
 

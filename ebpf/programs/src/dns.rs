@@ -166,5 +166,5 @@ fn front(skb: Skb, work: &mut Work<Addr4>, question: &Question, parts: &reply::P
     let Some(udp) = header.first_chunk() else { return false };
     reply::front(frame, &packet.head, &packet.ip, udp, dns, question, parts);
     let len = MESSAGE + question.end + parts.len;
-    skb.resize(len as u32).is_ok() && skb.store_front::<{ reply::FRONT_LEN }, _>(frame).is_ok()
+    skb.resize(len as u32).is_ok() && skb.store_first::<{ reply::FRONT_LEN }, _>(0, frame).is_ok()
 }

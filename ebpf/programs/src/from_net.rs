@@ -50,10 +50,10 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
         Kind::IcmpError => return Ok(A::icmp_error(skb, Hook::FromNet, BORDER_NET, work)),
         Kind::Lost | Kind::Other => return Ok(PASS),
     }
-    let now = now_ns();
-    let now_s = seconds(now);
     let Work { packet, new, .. } = &mut *work;
-    new.key = packet.key(BORDER_NET);
+    packet.now_ns = now_ns();
+    let now_s = seconds(packet.now_ns);
+    packet.put_key(&mut new.key, BORDER_NET);
     let key = &new.key;
     if let Some(row) = track::find(key)
         && track::is_live(config, key, row, packet.tcp_flags, now_s)
@@ -64,7 +64,7 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
         }
         return forward(skb, packet, &row.to, row.flags);
     }
-    Ok(open(skb, work, config, now))
+    Ok(open(skb, work, config))
 }
 
 #[inline(always)]
@@ -80,7 +80,7 @@ fn forward<A: Wire>(skb: Skb, packet: &Packet<A>, to: &Tuple<A>, flags: u16) -> 
 }
 
 #[inline(never)]
-fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Action {
+fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Action {
     let (tuple, protocol) = (&work.packet.tuple, work.packet.ip.proto);
     if work.packet.ip.fragment == Fragment::Later {
         return PASS;
@@ -93,26 +93,26 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Act
     if protocol != A::ICMP
         && let Some(service) = A::service_at(config, tuple, protocol, SCOPE_EXTERNAL)
     {
-        return open_service(skb, work, service, config, now);
+        return open_service(skb, work, service, config);
     }
     // Someone outside talks to a Pod directly. A TCP answer is told from a new flow by its flags; for the rest, the row
     // keeps `to_net` from masquerading the Pod's answers.
     if protocol != proto::TCP && A::is_own_pod(config, tuple.dst) && !A::is_in_cluster(config, tuple.src) {
-        track::begin(work, skb, BORDER_NET, now);
+        track::begin(work, skb, BORDER_NET);
         return settle(track::open(config, work).map(|()| PASS));
     }
     PASS
 }
 
 #[inline(never)]
-fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config: &Config, now: u64) -> Action {
+fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config: &Config) -> Action {
     let src = &work.packet.tuple.src;
     if !service::admits(service, *src) {
         return settle(Err(DropReason::SourceNotInRanges));
     }
     let backend: Option<Target<A>> = match service.backend_count {
         0 => None,
-        _ => service::choose_outside(service, &work.packet.tuple, work.packet.ip.proto, seconds(now)),
+        _ => service::choose_outside(service, &work.packet.tuple, work.packet.ip.proto, seconds(work.packet.now_ns)),
     };
     let Some(backend) = backend else {
         if service.flags & SERVICE_DROP_IF_EMPTY != 0 {
@@ -120,7 +120,7 @@ fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config
         }
         return refusal(DropReason::NoEndpoints);
     };
-    track::begin(work, skb, BORDER_NET, now);
+    track::begin(work, skb, BORDER_NET);
     let row = &mut work.new.row;
     row.to.dst = backend.addr;
     row.to.dport = backend.port;

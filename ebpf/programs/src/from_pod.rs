@@ -3,9 +3,7 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use strake_abi::config::{Config, DIRECT, TRACK_ALL};
-use strake_abi::conntrack::{
-    BORDER_POD, CT_HAIRPIN, CT_SOCKET, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_REPLY, Tuple,
-};
+use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_SOCKET, CT_TRANSLATED, DIRECTION_REPLY, Tuple};
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, Endpoint};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::service::{SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, Service};
@@ -70,48 +68,36 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
         Kind::Lost | Kind::Other => return Ok(PASS),
     }
 
-    let now = now_ns();
-    let now_s = seconds(now);
     let Work { packet, new, .. } = &mut *work;
-    new.key = packet.key(BORDER_POD);
+    packet.now_ns = now_ns();
+    let now_s = seconds(packet.now_ns);
+    packet.put_key(&mut new.key, BORDER_POD);
     let key = &new.key;
-    if let Some(row) = track::find(key) {
-        if row.direction == DIRECTION_REPLY && row.flags & CT_HAIRPIN == 0 {
-            if config.flags & DIRECT == 0 {
-                return Ok(PASS);
-            }
-            return answer(skb, key, row, packet, now_s);
+    let Some(row) = track::find(key) else { return Ok(open(skb, work, endpoint, config)) };
+    let opener = if row.direction == DIRECTION_REPLY && row.flags & CT_HAIRPIN == 0 {
+        if config.flags & DIRECT == 0 {
+            return Ok(PASS);
         }
-        if track::is_live(config, key, row, packet.tcp_flags, now_s)
-            && !is_orphan(packet.ip.proto, row.flags, row.service_id, row.backend_id)
-        {
-            track::touch(Hook::FromPod, key, row, packet, now_s);
-            if row.flags & CT_TRANSLATED == 0 {
-                return Ok(deliver(skb, config, &packet.ip.dst));
-            }
-            return forward(skb, config, packet, &row.to, row.flags);
+        // An answer of this Pod in a flow that another Pod of this node opened: what `to_pod` of that one would do is done
+        // here, as the packet will not pass it. The address may have gone to another Pod, or none: then the routing
+        // knows better.
+        let opener = get!(ENDPOINTS, &row.ifindex).filter(|opener| A::is_of(opener, packet.ip.dst));
+        if opener.is_none() {
+            return Ok(PASS);
         }
-    }
-    Ok(open(skb, work, endpoint, config, now))
-}
-
-/// An answer of this Pod in a flow that another Pod of this node opened: what `to_pod` of that one would do, as the
-/// packet will not pass it.
-#[inline(always)]
-fn answer<A: Wire>(
-    skb: Skb,
-    key: &ConntrackKey<A>,
-    row: &mut Conntrack<A>,
-    packet: &Packet<A>,
-    now_s: u32,
-) -> Result<Action, DropReason> {
-    let ifindex = row.ifindex;
-    // The address may have gone to another Pod, or none: then the routing knows better.
-    let Some(opener) = get!(ENDPOINTS, &ifindex).filter(|opener| A::is_of(opener, packet.ip.dst)) else {
-        return Ok(PASS);
+        opener
+    } else if track::is_live(config, key, row, packet.tcp_flags, now_s)
+        && !is_orphan(packet.ip.proto, row.flags, row.service_id, row.backend_id)
+    {
+        None
+    } else {
+        return Ok(open(skb, work, endpoint, config));
     };
     carry(Hook::FromPod, skb, key, row, packet, now_s)?;
-    enter(skb, opener, ifindex)
+    if let Some(opener) = opener {
+        return enter(skb, opener, row.ifindex);
+    }
+    send(skb, config, packet, &row.to, row.flags)
 }
 
 /// Straight into the Pod of this node that has the address: past the routing of the node, the queue of the veth, and
@@ -163,8 +149,20 @@ fn forward<A: Wire>(
     flags: u16,
 ) -> Result<Action, DropReason> {
     apply(skb, packet, to)?;
+    send(skb, config, packet, to, flags)
+}
+
+/// On its way, now that it carries `to`.
+#[inline(always)]
+fn send<A: Wire>(
+    skb: Skb,
+    config: &Config,
+    packet: &Packet<A>,
+    to: &Tuple<A>,
+    flags: u16,
+) -> Result<Action, DropReason> {
     if flags & CT_HAIRPIN != 0 {
-        turn_ethernet::<A>(skb, &packet.head)?;
+        turn_ethernet(skb, A::ethernet(&packet.head))?;
         return Ok(into_pod(skb.ifindex()));
     }
     Ok(deliver(skb, config, &to.dst))
@@ -172,12 +170,12 @@ fn forward<A: Wire>(
 
 /// The first packet of a flow, or one that no row speaks for.
 #[inline(never)]
-fn open<A: Wire>(skb: Skb, work: &mut Work<A>, endpoint: &Endpoint, config: &Config, now: u64) -> Action {
+fn open<A: Wire>(skb: Skb, work: &mut Work<A>, endpoint: &Endpoint, config: &Config) -> Action {
     let protocol = work.packet.ip.proto;
     if protocol != A::ICMP
         && let Some(service) = A::service_at(config, &work.packet.tuple, protocol, SCOPE_INTERNAL)
     {
-        return open_service(skb, work, service, config, now);
+        return open_service(skb, work, service, config);
     }
     if let Some(reason) = A::unknown_port(config, &work.packet.tuple.dst) {
         return match reason {
@@ -192,7 +190,7 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, endpoint: &Endpoint, config: &Con
         _ => false,
     };
     if wanted && work.packet.ip.fragment != Fragment::Later {
-        return settle(open_direct(skb, work, config, now));
+        return settle(open_direct(skb, work, config));
     }
     deliver(skb, config, &work.packet.tuple.dst)
 }
@@ -200,8 +198,8 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, endpoint: &Endpoint, config: &Con
 /// A flow that is not to be translated here. It is written down so that a Service's flow with the same ends is seen to
 /// collide with it, and because the socket may have used a Service that the packet does not show any more.
 #[inline(always)]
-fn open_direct<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Result<Action, DropReason> {
-    track::begin(work, skb, BORDER_POD, now);
+fn open_direct<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Result<Action, DropReason> {
+    track::begin(work, skb, BORDER_POD);
     let row = &mut work.new.row;
     row.cookie = skb.cookie();
     let mut asked = row.to;
@@ -221,7 +219,7 @@ fn open_direct<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64)
 }
 
 #[inline(never)]
-fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config: &Config, now: u64) -> Action {
+fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config: &Config) -> Action {
     if work.packet.ip.fragment == Fragment::Later {
         return settle(Err(DropReason::FragmentUnknown));
     }
@@ -232,7 +230,7 @@ fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config
     let backend: Option<Target<A>> = if service.backend_count == 0 {
         None
     } else {
-        service::choose(service, A::pod_client(skb, *src), seconds(now))
+        service::choose(service, A::pod_client(skb, *src), seconds(work.packet.now_ns))
     };
     let Some(backend) = backend else {
         if service.flags & SERVICE_DROP_IF_EMPTY != 0 {
@@ -240,7 +238,7 @@ fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config
         }
         return refusal(DropReason::NoEndpoints);
     };
-    track::begin(work, skb, BORDER_POD, now);
+    track::begin(work, skb, BORDER_POD);
     let row = &mut work.new.row;
     row.to.dst = backend.addr;
     row.to.dport = backend.port;

@@ -1,6 +1,6 @@
 //! ICMP errors about packets of translated flows.
 
-use strake_abi::Addr4;
+use strake_abi::{Addr4, proto};
 use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_REDIRECT, CT_TRANSLATED, ConntrackKey, DIRECTION_ORIGINAL};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_logic::icmp;
@@ -10,6 +10,7 @@ use crate::report::count;
 use crate::skb::{Action, PASS, Skb, into_pod, out_to_neighbour, settle};
 use crate::track;
 use crate::translate::turn_ethernet;
+use crate::wire::Wire;
 use crate::work::Work;
 
 /// Bytes of an ICMP header, after which the quoted packet begins.
@@ -55,10 +56,10 @@ fn run(skb: Skb, hook: Hook, border: u8, work: &mut Work<Addr4>) -> Result<Actio
     skb.fix_l3(ETH_LEN + 10, rewrite.outer_difference)?;
     skb.store(at + 10, &rewrite.inner)?;
     skb.store(at + ip_len, &rewrite.inner_l4)?;
-    skb.fix_l4(packet.ip.l4 + 2, rewrite.icmp_difference, false)?;
+    skb.fix_l4(packet.ip.l4 + 2, rewrite.icmp_difference, proto::ICMP, false)?;
     count(Counter::IcmpErrorTranslated);
     if flags & CT_HAIRPIN != 0 && border == BORDER_POD {
-        turn_ethernet::<Addr4>(skb, &packet.head)?;
+        turn_ethernet(skb, Addr4::ethernet(&packet.head))?;
         return Ok(into_pod(skb.ifindex()));
     }
     if flags & CT_REDIRECT != 0 {

@@ -1,7 +1,7 @@
 //! ICMPv6 errors about packets of translated flows. As [`crate::icmp`]; the quoted packet may have extension headers too.
 
-use strake_abi::Addr6;
-use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_REDIRECT, CT_TRANSLATED, ConntrackKey, DIRECTION_ORIGINAL};
+use strake_abi::{Addr6, proto};
+use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_REDIRECT, CT_TRANSLATED, DIRECTION_ORIGINAL};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_logic::ipv6::icmp;
 use strake_logic::packet::{ETH_LEN, Fragment};
@@ -11,6 +11,7 @@ use crate::skb::{Action, PASS, Skb, into_pod, out_to_neighbour, settle};
 use crate::track;
 use crate::translate::turn_ethernet;
 use crate::wire6::walk;
+use crate::wire::Wire;
 use crate::work::Work;
 
 /// Bytes of an ICMPv6 header, after which the quoted packet begins.
@@ -25,7 +26,7 @@ pub fn translate(skb: Skb, hook: Hook, border: u8, work: &mut Work<Addr6>) -> Ac
 
 #[inline(always)]
 fn run(skb: Skb, hook: Hook, border: u8, work: &mut Work<Addr6>) -> Result<Action, DropReason> {
-    let Work { packet, error, rewrite, .. } = work;
+    let Work { packet, error, rewrite, new, .. } = work;
     let at = packet.ip.l4 + ICMP_LEN;
     if !skb.load_into(at, &mut error.fixed) {
         return Ok(PASS);
@@ -42,8 +43,12 @@ fn run(skb: Skb, hook: Hook, border: u8, work: &mut Work<Addr6>) -> Result<Actio
     error.src = packet.ip.src;
     error.dst = packet.ip.dst;
     error.tuple = tuple;
-    let key = ConntrackKey { tuple: error.tuple.mirror(), proto: error.ip.proto, border, reserved: 0 };
-    let Some(row) = track::find(&key) else { return Ok(PASS) };
+    let key = &mut new.key;
+    track::mirror(&mut key.tuple, &error.tuple);
+    key.proto = error.ip.proto;
+    key.border = border;
+    key.reserved = 0;
+    let Some(row) = track::find(key) else { return Ok(PASS) };
     let flags = row.flags;
     if flags & CT_TRANSLATED == 0 {
         return Ok(PASS);
@@ -59,10 +64,10 @@ fn run(skb: Skb, hook: Hook, border: u8, work: &mut Work<Addr6>) -> Result<Actio
     skb.store(ETH_LEN + 8, &rewrite.outer)?;
     skb.store(at + 8, &rewrite.inner)?;
     skb.store(error.ip.l4, &rewrite.inner_l4)?;
-    skb.fix_l4(packet.ip.l4 + 2, rewrite.icmp_difference, false)?;
+    skb.fix_l4(packet.ip.l4 + 2, rewrite.icmp_difference, proto::ICMPV6, false)?;
     count(Counter::IcmpErrorTranslated);
     if flags & CT_HAIRPIN != 0 && border == BORDER_POD {
-        turn_ethernet::<Addr6>(skb, &packet.head)?;
+        turn_ethernet(skb, Addr6::ethernet(&packet.head))?;
         return Ok(into_pod(skb.ifindex()));
     }
     if flags & CT_REDIRECT != 0 {

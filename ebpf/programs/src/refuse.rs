@@ -3,7 +3,7 @@
 use strake_abi::flow::{Hook, Verdict};
 use strake_abi::proto;
 
-use crate::report::refused;
+use crate::report::refused_as_read;
 use crate::skb::{Action, DROP, Skb, code, into_pod, out_of};
 use crate::wire::Wire;
 use crate::work::Work;
@@ -31,7 +31,7 @@ fn refuse<A: Wire>(skb: Skb, hook: Hook, reason: u8) -> Action {
         skb.load::<[u8; 8]>(packet.ip.l4)
             .is_some_and(|datagram| A::unreachable(frame, &packet.head, &packet.ip, &datagram))
     };
-    refused::<A>(skb, hook, reason, if built { Verdict::Rejected } else { Verdict::Dropped });
+    refused_as_read(skb, packet, hook, reason, if built { Verdict::Rejected } else { Verdict::Dropped });
     if !built {
         return DROP;
     }

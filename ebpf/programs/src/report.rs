@@ -10,7 +10,7 @@ use strake_abi::flow::{Counter, DropReason, EventKind, FlowEvent, Hook, Verdict}
 use strake_abi::{Addr4, Port};
 
 use crate::maps::{self, COUNTERS, DROPS, EVENTS, EVENTS_LOST, EVENTS_WOKEN};
-use crate::skb::Skb;
+use crate::skb::{Packet, Skb};
 use crate::wire::Wire;
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
@@ -179,11 +179,26 @@ pub fn refused<A: Wire>(skb: Skb, hook: Hook, reason: u8, verdict: Verdict) {
     }
     // Whatever could be read before something was wrong is told.
     let _ = packet.read(skb, 0);
-    if let Some(mut event) = Event::begin(config, EventKind::Drop, hook, packet.ip.proto) {
-        event.ends(&packet.tuple, packet.tuple.dst, packet.tuple.dport);
-        event.fields().tcp_flags = packet.tcp_flags;
-        tell_refusal(event, skb, reason, verdict);
+    if let Some(event) = Event::begin(config, EventKind::Drop, hook, packet.ip.proto) {
+        tell_read(event, packet, skb, reason, verdict);
     }
+}
+
+/// The same of a packet that was read.
+#[inline(never)]
+pub fn refused_as_read<A: Wire>(skb: Skb, packet: &Packet<A>, hook: Hook, reason: u8, verdict: Verdict) {
+    increment(&DROPS, u32::from(reason));
+    let Some(config) = maps::config() else { return };
+    if let Some(event) = Event::begin(config, EventKind::Drop, hook, packet.ip.proto) {
+        tell_read(event, packet, skb, reason, verdict);
+    }
+}
+
+#[inline(always)]
+fn tell_read<A: Wire>(mut event: Event, packet: &Packet<A>, skb: Skb, reason: u8, verdict: Verdict) {
+    event.ends(&packet.tuple, packet.tuple.dst, packet.tuple.dport);
+    event.fields().tcp_flags = packet.tcp_flags;
+    tell_refusal(event, skb, reason, verdict);
 }
 
 #[inline(always)]

@@ -138,26 +138,29 @@ impl Skb {
 
     #[inline(always)]
     fn store_with<T: Copy>(self, offset: usize, value: &T, flags: u64) -> Result<(), DropReason> {
+        let (from, len) = (core::ptr::from_ref(value).cast(), size_of::<T>() as u32);
         // SAFETY: `value` is readable for its size.
-        let ret = unsafe {
-            bpf_skb_store_bytes(
-                self.0.cast(),
-                offset as u32,
-                core::ptr::from_ref(value).cast(),
-                size_of::<T>() as u32,
-                flags,
-            )
-        };
-        checked(ret)
+        checked(unsafe { bpf_skb_store_bytes(self.0.cast(), offset as u32, from, len, flags) })
     }
 
-    /// Overwrites the first `N` bytes of the frame with those of `from`, which has at least as many.
+    /// Overwrites `N` bytes of the frame with the first of `from`, which has at least as many.
     #[inline(always)]
-    pub fn store_front<const N: usize, T>(self, from: &T) -> Result<(), DropReason> {
+    pub fn store_first<const N: usize, T>(self, offset: usize, from: &T) -> Result<(), DropReason> {
+        self.store_first_with::<N, T>(offset, from, 0)
+    }
+
+    /// The same, as in [`Self::store_summed`].
+    #[inline(always)]
+    pub fn store_first_summed<const N: usize, T>(self, offset: usize, from: &T) -> Result<(), DropReason> {
+        self.store_first_with::<N, T>(offset, from, u64::from(BPF_F_RECOMPUTE_CSUM))
+    }
+
+    #[inline(always)]
+    fn store_first_with<const N: usize, T>(self, offset: usize, from: &T, flags: u64) -> Result<(), DropReason> {
         const { assert!(N <= size_of::<T>()) };
+        let from = core::ptr::from_ref(from).cast();
         // SAFETY: `from` is readable for N bytes (asserted).
-        let ret = unsafe { bpf_skb_store_bytes(self.0.cast(), 0, core::ptr::from_ref(from).cast(), N as u32, 0) };
-        checked(ret)
+        checked(unsafe { bpf_skb_store_bytes(self.0.cast(), offset as u32, from, N as u32, flags) })
     }
 
     /// Applies a difference to the IPv4 checksum at `offset`.
@@ -167,11 +170,14 @@ impl Skb {
         checked(unsafe { bpf_l3_csum_replace(self.0.cast(), offset as u32, 0, u64::from(difference), 0) })
     }
 
-    /// Applies a difference to the transport checksum at `offset`. `pseudo`: the difference is one of the pseudo header,
-    /// which counts too while the checksum is left to the device. A UDP checksum of zero stays ("none").
+    /// Applies a difference to the checksum of a transport protocol at `offset`. `pseudo`: the difference is one of the
+    /// pseudo header, which counts too while the checksum is left to the device.
     #[inline(always)]
-    pub fn fix_l4(self, offset: usize, difference: u32, pseudo: bool) -> Result<(), DropReason> {
-        let flags = u64::from(BPF_F_MARK_MANGLED_0) | if pseudo { u64::from(BPF_F_PSEUDO_HDR) } else { 0 };
+    pub fn fix_l4(self, offset: usize, difference: u32, protocol: u8, pseudo: bool) -> Result<(), DropReason> {
+        // Zero is "none" to UDP: it stays, and what comes to zero is written as its other form (RFC 768, RFC 8200, 8.1).
+        // To the others it is a sum like any.
+        let none = if protocol == proto::UDP { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let flags = none | if pseudo { u64::from(BPF_F_PSEUDO_HDR) } else { 0 };
         // SAFETY: the helper checks the offset.
         checked(unsafe { bpf_l4_csum_replace(self.0.cast(), offset as u32, 0, u64::from(difference), flags) })
     }
@@ -235,6 +241,8 @@ pub enum Kind {
 pub struct Packet<A: Wire> {
     pub ip: Ip<A>,
     pub tuple: Tuple<A>,
+    /// When its flow was looked for.
+    pub now_ns: u64,
     /// Bytes of the frame.
     pub len: u32,
     pub kind: Kind,
@@ -276,6 +284,15 @@ impl<A: Wire> Packet<A> {
     #[inline(always)]
     pub const fn key(&self, border: u8) -> ConntrackKey<A> {
         ConntrackKey { tuple: self.tuple, proto: self.ip.proto, border, reserved: 0 }
+    }
+
+    /// The same, written to where it stays. Field by field: the whole would go by way of the stack.
+    #[inline(always)]
+    pub const fn put_key(&self, key: &mut ConntrackKey<A>, border: u8) {
+        key.tuple = self.tuple;
+        key.proto = self.ip.proto;
+        key.border = border;
+        key.reserved = 0;
     }
 
     /// Reads the transport header.

@@ -50,10 +50,10 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
         Kind::IcmpError => return Ok(A::icmp_error(skb, Hook::ToNet, BORDER_NET, work)),
         Kind::Lost | Kind::Other => return Ok(PASS),
     }
-    let now = now_ns();
-    let now_s = seconds(now);
     let Work { packet, new, .. } = &mut *work;
-    new.key = packet.key(BORDER_NET);
+    packet.now_ns = now_ns();
+    let now_s = seconds(packet.now_ns);
+    packet.put_key(&mut new.key, BORDER_NET);
     let key = &new.key;
     if let Some(row) = track::find(key)
         && track::is_live(config, key, row, packet.tcp_flags, now_s)
@@ -67,18 +67,18 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     {
         return Ok(PASS);
     }
-    Ok(masquerade(skb, work, config, now))
+    Ok(masquerade(skb, work, config))
 }
 
 /// The first packet of a Pod's flow to the world. What is not a first packet (an answer to somebody outside who talks
 /// to the Pod directly) keeps its source.
 #[inline(never)]
-fn masquerade<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Action {
-    settle(open(skb, work, config, now))
+fn masquerade<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Action {
+    settle(open(skb, work, config))
 }
 
 #[inline(always)]
-fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Result<Action, DropReason> {
+fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Result<Action, DropReason> {
     let packet = &work.packet;
     let tuple = &packet.tuple;
     let opens = packet.ip.proto != proto::TCP || flow::is_open(packet.tcp_flags);
@@ -90,7 +90,7 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config, now: u64) -> Res
     }
     let Some(node) = A::node(config) else { return Ok(PASS) };
     let sport = choose::port(service::random(), config.snat_port_min, config.snat_port_max);
-    track::begin(work, skb, BORDER_NET, now);
+    track::begin(work, skb, BORDER_NET);
     work.new.row.to.src = node;
     work.new.row.to.sport = sport;
     // A TCP flow has been told at the Pod's border already.

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use strake_abi::config::Config;
 use strake_abi::conntrack::{
     CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_QUIET, CT_SNAT, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_ORIGINAL,
-    DIRECTION_REPLY, FlowState,
+    DIRECTION_REPLY, FlowState, Tuple,
 };
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_logic::{choose, flow};
@@ -101,22 +101,48 @@ pub struct New<A> {
 
 /// Begins `work.new`: a flow that `work.packet` opens, so far without a translation.
 #[inline(always)]
-pub fn begin<A: Wire>(work: &mut Work<A>, skb: Skb, border: u8, now_ns: u64) {
-    work.new.key = work.packet.key(border);
-    work.new.row = Conntrack {
-        to: work.packet.tuple,
-        service_id: 0,
-        backend_id: 0,
-        last_seen_s: seconds(now_ns),
-        packets: 1,
-        bytes: u64::from(work.packet.len),
-        created_ns: now_ns,
-        flags: 0,
-        state: FlowState::New as u8,
-        direction: DIRECTION_ORIGINAL,
-        ifindex: skb.ifindex(),
-        cookie: 0,
-    };
+pub fn begin<A: Wire>(work: &mut Work<A>, skb: Skb, border: u8) {
+    let Work { packet, new: New { row, key, .. }, .. } = work;
+    packet.put_key(key, border);
+    // Field by field, as the key. So below.
+    row.to = packet.tuple;
+    row.service_id = 0;
+    row.backend_id = 0;
+    row.last_seen_s = seconds(packet.now_ns);
+    row.packets = 1;
+    row.bytes = u64::from(packet.len);
+    row.created_ns = packet.now_ns;
+    row.flags = 0;
+    row.state = FlowState::New as u8;
+    row.direction = DIRECTION_ORIGINAL;
+    row.ifindex = skb.ifindex();
+    row.cookie = 0;
+}
+
+/// The tuple of an answer, written where it is to be.
+#[inline(always)]
+pub fn mirror<A: Copy>(out: &mut Tuple<A>, tuple: &Tuple<A>) {
+    out.src = tuple.dst;
+    out.dst = tuple.src;
+    out.sport = tuple.dport;
+    out.dport = tuple.sport;
+}
+
+/// The row of the answers to a flow that was opened with `asked`.
+#[inline(always)]
+fn answers<A: Copy>(out: &mut Conntrack<A>, row: &Conntrack<A>, asked: &Tuple<A>) {
+    mirror(&mut out.to, asked);
+    out.service_id = row.service_id;
+    out.backend_id = row.backend_id;
+    out.last_seen_s = row.last_seen_s;
+    out.packets = 0;
+    out.bytes = 0;
+    out.created_ns = row.created_ns;
+    out.flags = row.flags;
+    out.state = FlowState::New as u8;
+    out.direction = DIRECTION_REPLY;
+    out.ifindex = row.ifindex;
+    out.cookie = row.cookie;
 }
 
 /// Writes both rows of `work.new`. If another flow already owns the answers that this one would get, another source port
@@ -124,21 +150,11 @@ pub fn begin<A: Wire>(work: &mut Work<A>, skb: Skb, border: u8, now_ns: u64) {
 #[inline(never)]
 pub fn open<A: Wire>(config: &Config, work: &mut Work<A>) -> Result<(), DropReason> {
     let Work { new, reply, .. } = work;
-    *reply = Conntrack {
-        to: new.key.tuple.mirror(),
-        service_id: new.row.service_id,
-        backend_id: new.row.backend_id,
-        last_seen_s: new.row.last_seen_s,
-        packets: 0,
-        bytes: 0,
-        created_ns: new.row.created_ns,
-        flags: new.row.flags,
-        state: FlowState::New as u8,
-        direction: DIRECTION_REPLY,
-        ifindex: new.row.ifindex,
-        cookie: new.row.cookie,
-    };
-    new.reply_key = ConntrackKey { tuple: new.row.to.mirror(), ..new.key };
+    answers(reply, &new.row, &new.key.tuple);
+    mirror(&mut new.reply_key.tuple, &new.row.to);
+    new.reply_key.proto = new.key.proto;
+    new.reply_key.border = new.key.border;
+    new.reply_key.reserved = 0;
     let mut attempt = 0;
     loop {
         if new.row.to != new.key.tuple {

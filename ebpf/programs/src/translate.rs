@@ -2,7 +2,7 @@
 
 use strake_abi::conntrack::{CT_TRANSLATED, Conntrack, ConntrackKey, Tuple};
 use strake_abi::flow::{DropReason, Hook};
-use strake_logic::packet::Fragment;
+use strake_logic::packet::{ETH_LEN, Fragment};
 use strake_logic::rewrite;
 
 use crate::skb::{Packet, Skb};
@@ -40,23 +40,22 @@ pub fn apply<A: Wire>(skb: Skb, packet: &Packet<A>, to: &Tuple<A>) -> Result<(),
     let Some(field) = A::checksum_offset(proto) else { return Ok(()) };
     if proto == A::ICMP {
         if A::ICMP_PSEUDO {
-            skb.fix_l4(l4 + field, differences.addresses, true)?;
+            skb.fix_l4(l4 + field, differences.addresses, proto, true)?;
         }
         skb.store(l4 + 4, &rewrite::echo_id(to).0)?;
-        return skb.fix_l4(l4 + field, differences.ports, false);
+        return skb.fix_l4(l4 + field, differences.ports, proto, false);
     }
-    skb.fix_l4(l4 + field, differences.addresses, true)?;
+    skb.fix_l4(l4 + field, differences.addresses, proto, true)?;
     if packet.tuple.sport != to.sport || packet.tuple.dport != to.dport {
         skb.store(l4, &rewrite::ports(to))?;
-        skb.fix_l4(l4 + field, differences.ports, false)?;
+        skb.fix_l4(l4 + field, differences.ports, proto, false)?;
     }
     Ok(())
 }
 
 /// Exchanges source and destination Ethernet address.
-#[inline(always)]
-pub fn turn_ethernet<A: Wire>(skb: Skb, head: &A::Head) -> Result<(), DropReason> {
-    let head = A::ethernet(head);
+#[inline(never)]
+pub fn turn_ethernet(skb: Skb, head: &[u8; ETH_LEN]) -> Result<(), DropReason> {
     let turned: [u8; 12] =
         [head[6], head[7], head[8], head[9], head[10], head[11], head[0], head[1], head[2], head[3], head[4], head[5]];
     skb.store(0, &turned)

@@ -51,7 +51,8 @@ pub trait Wire: Address + Client + rewrite::Address + Into<Addr6> {
 
     /// Reads the header that `head` begins with, and what of it is not in `head`.
     fn read_ip(skb: Skb, head: &Self::Head, len: u32, ip: &mut Ip<Self>) -> Result<(), DropReason>;
-    /// Writes the addresses of `to`; `difference` is what they change in a checksum.
+    /// Writes the addresses of `to`, which begins with them as they stand in the header; `difference` is what they change
+    /// in a checksum.
     fn store_addresses(skb: Skb, to: &Tuple<Self>, difference: u32) -> Result<(), DropReason>;
     /// One hop less to live.
     fn decrement_hops(skb: Skb, ip: &Ip<Self>) -> Result<(), DropReason>;
@@ -138,7 +139,7 @@ impl Wire for Addr4 {
 
     #[inline(always)]
     fn store_addresses(skb: Skb, to: &Tuple<Self>, difference: u32) -> Result<(), DropReason> {
-        skb.store(ETH_LEN + 12, &rewrite::addresses(to))?;
+        skb.store_first::<8, _>(ETH_LEN + 12, to)?;
         skb.fix_l3(ETH_LEN + 10, difference)
     }
 
@@ -246,12 +247,12 @@ impl Wire for Addr4 {
 
     #[inline(always)]
     fn store_reset(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason> {
-        skb.store_front::<{ reply::RESET_LEN }, _>(frame)
+        skb.store_first::<{ reply::RESET_LEN }, _>(0, frame)
     }
 
     #[inline(always)]
     fn store_unreachable(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason> {
-        skb.store_front::<{ reply::UNREACHABLE_LEN }, _>(frame)
+        skb.store_first::<{ reply::UNREACHABLE_LEN }, _>(0, frame)
     }
 }
 

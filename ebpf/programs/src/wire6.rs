@@ -8,7 +8,7 @@ use strake_abi::flow::{DropReason, Hook};
 use strake_abi::service::{SCOPE_INTERNAL, Service, ServiceKey6};
 use strake_abi::{Addr4, Addr6, Port, proto};
 use strake_logic::ipv6::{self, Ipv6, MAX_HEADERS, Step, icmp, ndp, reply};
-use strake_logic::packet::{ETH_LEN, ethertype};
+use strake_logic::packet::{ETH_LEN, Fragment, ethertype};
 
 use crate::maps::{CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, SCRATCH_V6, SERVICES_V6, get};
 use crate::service;
@@ -58,7 +58,7 @@ impl Wire for Addr6 {
     #[inline(always)]
     fn store_addresses(skb: Skb, to: &Tuple6, _: u32) -> Result<(), DropReason> {
         // No checksum of the header makes up for the change in a sum that the device made of the whole packet.
-        skb.store_summed(ETH_LEN + 8, &ipv6::addresses(to))
+        skb.store_first_summed::<32, _>(ETH_LEN + 8, to)
     }
 
     #[inline(always)]
@@ -132,22 +132,29 @@ impl Wire for Addr6 {
 
     #[inline(always)]
     fn admit(skb: Skb, endpoint: &Endpoint, ip: &Ipv6) -> Result<bool, DropReason> {
-        let own = ip.src == endpoint.ip6 && ip.src != Self::ANY;
-        if !own {
-            // An address of the link, or none yet, speaks to the link (RFC 4291, 2.5.2 and 2.5.6).
-            let link = (ip.src.is_link_local() || ip.src == Self::ANY) && !Self::is_routed(&ip.dst);
-            if !link {
-                return Err(DropReason::SpoofedIp);
-            }
+        if endpoint.ip6 == Self::ANY {
+            return Err(DropReason::UnsupportedProtocol);
         }
-        if ip.proto == proto::ICMPV6 {
+        let own = ip.src == endpoint.ip6;
+        // An address of the link, or none yet, speaks to the link (RFC 4291, 2.5.2 and 2.5.6).
+        let link = (ip.src.is_link_local() || ip.src == Self::ANY) && !Self::is_routed(&ip.dst);
+        if !own && !link {
+            return Err(DropReason::SpoofedIp);
+        }
+        // A later fragment is data: whatever it begins with is no message's type.
+        if ip.proto == proto::ICMPV6 && ip.fragment != Fragment::Later {
             let Some(kind) = skb.load::<u8>(ip.l4) else { return Err(DropReason::Malformed) };
             if ndp::is_ndp(kind) {
+                // Nobody reads it in pieces (RFC 6980).
+                if ip.fragment == Fragment::First {
+                    return Err(DropReason::SpoofedNdp);
+                }
                 neighbour(skb, endpoint, ip.l4, kind)?;
                 return Ok(false);
             }
         }
-        Ok(own)
+        // Of what is for the link only, neighbour discovery is all that a Pod needs.
+        if own { Ok(true) } else { Err(DropReason::UnsupportedProtocol) }
     }
 
     #[inline(always)]
@@ -172,12 +179,12 @@ impl Wire for Addr6 {
 
     #[inline(always)]
     fn store_reset(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason> {
-        skb.store_front::<{ reply::RESET_LEN }, _>(frame)
+        skb.store_first::<{ reply::RESET_LEN }, _>(0, frame)
     }
 
     #[inline(always)]
     fn store_unreachable(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason> {
-        skb.store_front::<{ reply::UNREACHABLE_LEN }, _>(frame)
+        skb.store_first::<{ reply::UNREACHABLE_LEN }, _>(0, frame)
     }
 }
 

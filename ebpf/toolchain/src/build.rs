@@ -42,6 +42,9 @@ pub fn build(toolchain: &Toolchain, dir: &Path, target_dir: &Path, bin: &str) ->
     let flags = [
         format!("-Clinker={}", toolchain.linker.display()),
         "-Clink-arg=--btf".to_owned(),
+        // Told to expand memcpy in order, LLVM expands no memset at all: each becomes a call of a loop over bytes, which
+        // doubles what the verifiers look at.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         // Blocks in the order they were written: a loop whose head is fallen into from its end is a "back-edge" to the
         // verifiers of Linux 5.10 to 6.1, which follow only jumps backwards.
         "-Clink-arg=--llvm-args=-disable-block-placement".to_owned(),
