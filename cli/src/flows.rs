@@ -177,6 +177,7 @@ fn protocol(number: u32) -> String {
         1 => "ICMP".into(),
         6 => "TCP".into(),
         17 => "UDP".into(),
+        58 => "ICMPv6".into(),
         other => other.to_string(),
     }
 }

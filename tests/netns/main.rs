@@ -11,6 +11,7 @@ mod outside;
 mod paths;
 mod restart;
 mod six;
+mod six_told;
 mod sources;
 
 use std::fs::File;

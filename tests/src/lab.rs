@@ -10,7 +10,7 @@
 use std::borrow::Borrow;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -277,7 +277,9 @@ impl Lab {
         ip(&format!("-n {netns} route add default via fe80::1 dev eth0"));
         let known = self.pods.iter_mut().find(|known| known.name == pod.name).unwrap();
         known.spec.ip6 = Some(address);
-        let spec = known.spec.clone();
+        let known = known.clone();
+        self.put(pod_object(&known, false));
+        let spec = known.spec;
         if let Some(datapath) = self.datapath.clone() {
             within(&self.node, || datapath.add_endpoint(spec)).unwrap();
         }
@@ -293,7 +295,8 @@ impl Lab {
 
     /// The Pod says `strake.io/socket-lb: disabled`.
     pub fn opt_out(&mut self, pod: &LabPod) {
-        self.put(pod_object(pod, true));
+        let known = self.pods.iter().find(|known| known.name == pod.name).unwrap_or(pod).clone();
+        self.put(pod_object(&known, true));
     }
 
     /// The Pod runs in this class of runtime.
@@ -486,11 +489,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 fn pod_object(pod: &LabPod, opted_out: bool) -> Value {
     let annotations = if opted_out { json!({"strake.io/socket-lb": "disabled"}) } else { json!({}) };
+    let ips = std::iter::once(IpAddr::V4(pod.ip)).chain(pod.spec.ip6.map(IpAddr::V6));
+    let ips: Vec<Value> = ips.map(|ip| json!({"ip": ip})).collect();
     json!({
         "kind": "Pod",
         "metadata": {"namespace": "default", "name": pod.name, "annotations": annotations},
         "spec": {"nodeName": "n1", "containers": []},
-        "status": {"podIP": pod.ip, "podIPs": [{"ip": pod.ip}], "phase": "Running"},
+        "status": {"podIP": pod.ip, "podIPs": ips, "phase": "Running"},
     })
 }
 

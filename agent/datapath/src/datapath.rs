@@ -219,7 +219,7 @@ impl Datapath {
             sockets: self.config.cgroup_root.display().to_string(),
             sandboxes: self.config.sandboxes.clone(),
         };
-        explain(&self.open_view()?, &self.maps_folder(), &host, question)
+        explain(&self.open_view()?, &host, question)
     }
 
     /// The snapshot that was applied last.
@@ -254,6 +254,10 @@ impl Datapath {
             maps.sock_nat.occupancy()?,
             maps.sock_flows_v6.occupancy()?,
             maps.sock_nat_v6.occupancy()?,
+            maps.conntrack.occupancy()?,
+            maps.conntrack_v6.occupancy()?,
+            maps.affinity.occupancy()?,
+            maps.affinity_v6.occupancy()?,
         ];
         let used = inner.planner.installed().map_or(0, |installed| installed.allocator.used());
         occupancy.push(Occupancy { map: BACKENDS, entries: used.into(), capacity: maps.slots() });

@@ -12,14 +12,15 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use strake_abi::addr::{Addr4, Addr6};
 use strake_abi::config::{CONFIG, Config};
+use strake_abi::conntrack::{CONNTRACK, CONNTRACK_V6, Conntrack, ConntrackKey};
 use strake_abi::dns::{DNS_NAMES, DNS_ZONE, DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{
     ENDPOINTS, ENDPOINTS_BY_IP, ENDPOINTS_IP_V6, Endpoint, NODES, NODES_V6, PODS_BY_NETNS, PodNetns,
 };
 use strake_abi::flow::{COUNTERS, DROPS, EVENTS_LOST};
 use strake_abi::service::{
-    BACKENDS, Backend, MAGLEV, MEMBERS, MaglevRow, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES, Service,
-    ServiceKey, ServiceKey6, SourceKey,
+    AFFINITY, AFFINITY_V6, Affinity, AffinityKey, AffinityKey6, BACKENDS, Backend, MAGLEV, MEMBERS, MaglevRow,
+    MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES, Service, ServiceKey, ServiceKey6, SourceKey,
 };
 use strake_abi::sock::{
     SOCK_FLOWS, SOCK_FLOWS_V6, SOCK_NAT, SOCK_NAT_V6, SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6,
@@ -55,6 +56,9 @@ pub struct Occupancy {
     pub entries: u64,
     pub capacity: u32,
 }
+
+/// Rows a step of a walk that counts.
+const STEP: usize = 4096;
 
 /// A hash map: aya's view for reading, and the descriptor for batches.
 pub struct Rows<K: Pod, V: Pod> {
@@ -107,10 +111,6 @@ impl<K: Pod, V: Pod> Rows<K, V> {
         sys::lookup_batch(self.raw.fd().as_fd(), cursor).map_err(|source| MapsError::Walk { map: self.name, source })
     }
 
-    fn keys(&self) -> Result<Vec<K>, MapsError> {
-        self.typed.keys().collect::<Result<_, _>>().map_err(|source| self.read_error(source))
-    }
-
     pub fn put(&mut self, rows: &[(K, V)]) -> Result<(), MapsError> {
         let (keys, values): (Vec<K>, Vec<V>) = rows.iter().copied().unzip();
         sys::update_batch(self.raw.fd().as_fd(), &keys, &values).map_err(|(row, source)| MapsError::Write {
@@ -142,8 +142,13 @@ impl<K: Pod, V: Pod> Rows<K, V> {
         self.raw.info().map_or(0, |info| info.max_entries())
     }
 
+    /// Walks the map.
     pub fn occupancy(&self) -> Result<Occupancy, MapsError> {
-        Ok(Occupancy { map: self.name, entries: self.keys()?.len() as u64, capacity: self.capacity() })
+        let (mut cursor, mut entries) = (sys::Cursor::new(STEP), 0);
+        while let Some(rows) = self.step(&mut cursor)? {
+            entries += rows.len() as u64;
+        }
+        Ok(Occupancy { map: self.name, entries, capacity: self.capacity() })
     }
 }
 
@@ -227,6 +232,10 @@ pub struct KernelMaps {
     pub sock_nat: Rows<SockNatKey, SockNat>,
     pub sock_flows_v6: Rows<u64, SockFlow6>,
     pub sock_nat_v6: Rows<SockNatKey6, SockNat6>,
+    pub conntrack: Rows<ConntrackKey, Conntrack>,
+    pub conntrack_v6: Rows<ConntrackKey<Addr6>, Conntrack<Addr6>>,
+    pub affinity: Rows<AffinityKey, Affinity>,
+    pub affinity_v6: Rows<AffinityKey6, Affinity>,
     drops: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
     events_lost: PerCpuArray<MapData, u64>,
@@ -265,6 +274,10 @@ impl KernelMaps {
             sock_nat: Rows::open(pins, SOCK_NAT)?,
             sock_flows_v6: Rows::open(pins, SOCK_FLOWS_V6)?,
             sock_nat_v6: Rows::open(pins, SOCK_NAT_V6)?,
+            conntrack: Rows::open(pins, CONNTRACK)?,
+            conntrack_v6: Rows::open(pins, CONNTRACK_V6)?,
+            affinity: Rows::open(pins, AFFINITY)?,
+            affinity_v6: Rows::open(pins, AFFINITY_V6)?,
             drops: per_cpu(pins, DROPS)?,
             counters: per_cpu(pins, COUNTERS)?,
             events_lost: per_cpu(pins, EVENTS_LOST)?,

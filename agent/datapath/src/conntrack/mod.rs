@@ -3,7 +3,7 @@
 //! Reads the map a thousand rows at a time and hands each connection on at once, so that a full map costs no more memory
 //! than an empty one. Holds no lock. May not know: who asks.
 
-mod rows;
+pub(crate) mod rows;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,7 @@ use strake_state::{ObjectName, SourceState};
 use crate::maps::{MapsError, Rows};
 use crate::names::{Names, Who};
 use crate::sys::Cursor;
-use rows::{Family, Side, Tuple, V4};
+use rows::{Family, Side, Tuple, V4, V6};
 
 /// Rows a step of the walk.
 const STEP: usize = 1024;
@@ -41,7 +41,7 @@ pub struct ConntrackFilter {
     pub pod: Option<ObjectName>,
     /// That was used.
     pub service: Option<ObjectName>,
-    /// IANA number.
+    /// IANA number. That of ICMP stands for ICMPv6 too.
     pub protocol: Option<u8>,
     pub state: Option<FlowState>,
 }
@@ -129,6 +129,7 @@ impl Pair {
 /// The connections that are tracked, and who is who.
 pub struct Connections {
     v4: Table<V4>,
+    v6: Table<V6>,
     known: Known,
 }
 
@@ -154,7 +155,7 @@ impl Connections {
     /// Opens the maps pinned in the folder `pins`.
     pub(crate) fn open(pins: &Path, names: Names, config: AbiConfig) -> Result<Self, MapsError> {
         let (sockets, sockets_v6) = (Rows::open(pins, SOCK_FLOWS)?, Rows::open(pins, SOCK_FLOWS_V6)?);
-        Ok(Self { v4: Table::open(pins)?, known: Known { sockets, sockets_v6, names, config } })
+        Ok(Self { v4: Table::open(pins)?, v6: Table::open(pins)?, known: Known { sockets, sockets_v6, names, config } })
     }
 
     /// Whether the filter's names are known; ask before anything is listed or forgotten.
@@ -168,13 +169,17 @@ impl Connections {
         filter: &ConntrackFilter,
         mut each: impl FnMut(Connection) -> ControlFlow<()>,
     ) -> Result<(), ListError> {
-        self.v4.list(&self.known, filter, &mut each).map(drop)
+        if self.v4.list(&self.known, filter, &mut each)?.is_continue() {
+            let _ = self.v6.list(&self.known, filter, &mut each)?;
+        }
+        Ok(())
     }
 
     /// Forgets each connection that the filter lets through; the next packet of one begins anew.
     pub fn flush(&mut self, filter: &ConntrackFilter) -> Result<Flushed, ListError> {
         let mut flushed = Flushed::default();
         self.v4.flush(&self.known, filter, &mut flushed)?;
+        self.v6.flush(&self.known, filter, &mut flushed)?;
         Ok(flushed)
     }
 }
@@ -336,7 +341,7 @@ impl Wanted<'_> {
             ends.into_iter().chain(*frontend).chain(*translated_source)
         };
         let ConntrackFilter { ip, port, protocol, state, .. } = self.filter;
-        protocol.is_none_or(|protocol| pair.any().is_some_and(|side| side.protocol == protocol))
+        protocol.is_none_or(|protocol| pair.any().is_some_and(|side| is_same(side.protocol, protocol)))
             && state.is_none_or(|state| state.as_str() == connection.state)
             && ip.is_none_or(|ip| places().any(|place| place.ip() == ip))
             && port.is_none_or(|port| places().any(|place| place.port() == port))
@@ -354,10 +359,16 @@ pub enum ListError {
     Maps(#[from] MapsError),
 }
 
+/// Whether a protocol is the one that was asked for.
+fn is_same(found: u8, asked: u8) -> bool {
+    found == asked || (found, asked) == (proto::ICMPV6, proto::ICMP)
+}
+
 /// `TCP`, or the number of a protocol without a name here.
 pub(crate) fn protocol_name(number: u8) -> String {
     match number {
         proto::ICMP => "ICMP".into(),
+        proto::ICMPV6 => "ICMPv6".into(),
         proto::TCP => "TCP".into(),
         proto::UDP => "UDP".into(),
         other => other.to_string(),

@@ -2,10 +2,10 @@
 //!
 //! May not know: what is asked of them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use strake_abi::conntrack::{CONNTRACK, Conntrack, ConntrackKey};
-use strake_abi::{Addr6, Port};
+use strake_abi::conntrack::{CONNTRACK, CONNTRACK_V6, Conntrack, ConntrackKey};
+use strake_abi::{Addr6, Port, conntrack};
 
 /// Source and destination, of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,9 @@ pub trait Family {
 
     /// The key of the other direction.
     fn peer(key: &Self::Key, row: &Self::Row) -> Self::Key;
+
+    /// The key of a packet at a border; none if it is the other family's.
+    fn key(packet: Tuple, protocol: u8, border: u8) -> Option<Self::Key>;
 }
 
 /// Rows differ by their addresses alone.
@@ -87,7 +90,17 @@ macro_rules! family {
             fn peer(key: &Self::Key, row: &Self::Row) -> Self::Key {
                 Self::Key { tuple: row.to.mirror(), ..*key }
             }
+
+            fn key(packet: Tuple, protocol: u8, border: u8) -> Option<Self::Key> {
+                let (IpAddr::$family(src), IpAddr::$family(dst)) = (packet.src.ip(), packet.dst.ip()) else {
+                    return None;
+                };
+                let (sport, dport) = (Port::new(packet.src.port()), Port::new(packet.dst.port()));
+                let tuple = conntrack::Tuple { src: src.into(), dst: dst.into(), sport, dport };
+                Some(Self::Key { tuple, proto: protocol, border, reserved: 0 })
+            }
         }
     };
 }
 family!(CONNTRACK, V4: ConntrackKey => Conntrack);
+family!(CONNTRACK_V6, V6: ConntrackKey<Addr6> => Conntrack<Addr6>);

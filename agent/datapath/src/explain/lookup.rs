@@ -1,15 +1,14 @@
 //! Looks into maps, each told as it is made; and the two questions that both paths ask: which Service, which backend.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use strake_abi::addr::{Addr4, Addr6, Port};
 use strake_abi::config::Config;
-use strake_abi::conntrack::{CONNTRACK, Conntrack, ConntrackKey, FlowState, Tuple4};
+use strake_abi::conntrack::FlowState;
 use strake_abi::endpoint::{NODE_LOCAL, NODES, NODES_V6};
 use strake_abi::service::{
-    AFFINITY, Affinity, AffinityKey, BACKEND_LOCAL, BACKENDS, Backend, MAGLEV, MAGLEV_ROW, MEMBERS, MemberKey,
-    SERVICE_DROP_IF_EMPTY, SERVICE_NO_SOCKET, SOURCE_RANGES, Service, ServiceKey6,
+    AFFINITY, AFFINITY_V6, Affinity, AffinityKey, AffinityKey6, BACKEND_LOCAL, BACKENDS, Backend, MAGLEV, MAGLEV_ROW,
+    MEMBERS, MemberKey, SERVICE_DROP_IF_EMPTY, SERVICE_NO_SOCKET, SOURCE_RANGES, Service, ServiceKey6,
 };
 use strake_logic::choose::is_fresh;
 use strake_logic::flow::is_live;
@@ -17,9 +16,10 @@ use strake_logic::maglev::{self, Flow};
 
 use super::{Candidate, Lookup};
 use crate::View;
+use crate::conntrack::rows::{Family, Side, Tuple, V4, V6};
 use crate::conntrack::{now_ns, protocol_name};
 use crate::desired::{ShowKey, table};
-use crate::maps::{MapsError, Rows};
+use crate::maps::MapsError;
 
 /// More backends than these are counted, not named, in a line.
 const NAMED: usize = 8;
@@ -29,8 +29,6 @@ pub struct Lookups<'a> {
     pub view: &'a View,
     pub config: Config,
     pub now_s: u32,
-    conntrack: Rows<ConntrackKey, Conntrack>,
-    affinity: Rows<AffinityKey, Affinity>,
 }
 
 /// What a Service gives a new connection.
@@ -42,14 +40,8 @@ pub struct Choice {
 }
 
 impl<'a> Lookups<'a> {
-    pub fn open(view: &'a View, pins: &Path) -> Result<Self, MapsError> {
-        Ok(Self {
-            view,
-            config: view.maps.config()?,
-            now_s: (now_ns() / 1_000_000_000) as u32,
-            conntrack: Rows::open(pins, CONNTRACK)?,
-            affinity: Rows::open(pins, AFFINITY)?,
-        })
+    pub fn open(view: &'a View) -> Result<Self, MapsError> {
+        Ok(Self { view, config: view.maps.config()?, now_s: (now_ns() / 1_000_000_000) as u32 })
     }
 
     /// `NODE_*` flags of an address.
@@ -145,7 +137,7 @@ impl<'a> Lookups<'a> {
     pub fn choose(
         &self,
         row: Service,
-        client: Option<Addr4>,
+        client: Option<IpAddr>,
         from_outside: Option<Flow>,
         told: &mut Vec<Lookup>,
     ) -> Result<Option<Choice>, MapsError> {
@@ -199,9 +191,15 @@ impl<'a> Lookups<'a> {
         Ok(backend)
     }
 
-    fn remembered(&self, row: &Service, client: Addr4, told: &mut Vec<Lookup>) -> Result<Option<Backend>, MapsError> {
-        let found = self.affinity.get(&AffinityKey { client, service_id: row.id })?;
-        let entry = format!("{AFFINITY}[{client}, service {}]", row.id);
+    fn remembered(&self, row: &Service, client: IpAddr, told: &mut Vec<Lookup>) -> Result<Option<Backend>, MapsError> {
+        let service_id = row.id;
+        let (map, found) = match client {
+            IpAddr::V4(ip) => (AFFINITY, self.view.maps.affinity.get(&AffinityKey { client: ip.into(), service_id })?),
+            IpAddr::V6(ip) => {
+                (AFFINITY_V6, self.view.maps.affinity_v6.get(&AffinityKey6 { client: ip.into(), service_id })?)
+            }
+        };
+        let entry = format!("{map}[{client}, service {service_id}]");
         let Some(Affinity { backend_id, last_used_s }) = found else {
             told.push(Lookup { entry, value: None });
             return Ok(None);
@@ -240,20 +238,21 @@ impl<'a> Lookups<'a> {
         proto: u8,
         (src, dst): (SocketAddr, SocketAddr),
         told: &mut Vec<Lookup>,
-    ) -> Result<Option<Conntrack>, MapsError> {
-        let (IpAddr::V4(from), IpAddr::V4(to)) = (src.ip(), dst.ip()) else { return Ok(None) };
-        let tuple =
-            Tuple4 { src: from.into(), dst: to.into(), sport: Port::new(src.port()), dport: Port::new(dst.port()) };
-        let row = self.conntrack.get(&ConntrackKey { tuple, proto, border, reserved: 0 })?;
+    ) -> Result<Option<Side>, MapsError> {
+        let packet = Tuple { src, dst };
+        let (map, row) = match (V4::key(packet, proto, border), V6::key(packet, proto, border)) {
+            (Some(key), _) => (V4::MAP, self.view.maps.conntrack.get(&key)?.map(|row| V4::side(&key, &row))),
+            (None, Some(key)) => (V6::MAP, self.view.maps.conntrack_v6.get(&key)?.map(|row| V6::side(&key, &row))),
+            (None, None) => return Ok(None),
+        };
         let at = if border == strake_abi::conntrack::BORDER_POD { "pod" } else { "network" };
-        let live = |row: &Conntrack| is_live(&self.config, proto, row.state, row.last_seen_s, self.now_s, 0);
+        let live = |row: &Side| is_live(&self.config, proto, row.state, row.last_seen_s, self.now_s, 0);
         let value = row.map(|row| {
             let state = FlowState::from_u8(row.state).map_or("unknown", FlowState::as_str);
             let expired = if live(&row) { "" } else { ", expired" };
-            let Tuple4 { src, dst, sport, dport } = row.to;
-            format!("{state}{expired}, to {src}:{sport} -> {dst}:{dport}, {} packets", row.packets)
+            format!("{state}{expired}, to {} -> {}, {} packets", row.to.src, row.to.dst, row.packets)
         });
-        told.push(Lookup { entry: format!("{CONNTRACK}[{src} -> {dst}/{}, {at}]", protocol_name(proto)), value });
+        told.push(Lookup { entry: format!("{map}[{src} -> {dst}/{}, {at}]", protocol_name(proto)), value });
         Ok(row.filter(live))
     }
 }

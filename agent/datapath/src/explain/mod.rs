@@ -14,9 +14,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::Serialize;
-use strake_abi::addr::Addr4;
 use strake_abi::endpoint::{Endpoint, NODE_LOCAL};
 use strake_abi::flow::DropReason;
+use strake_abi::proto;
 use strake_state::{Kind, ObjectName, Sandboxes, SourceState};
 
 use crate::conntrack::protocol_name;
@@ -216,13 +216,11 @@ impl End {
 }
 
 /// Explains a connection by the maps of `view`.
-pub(crate) fn explain(
-    view: &crate::View,
-    pins: &std::path::Path,
-    host: &Host,
-    question: &Question,
-) -> Result<Explanation, ExplainError> {
-    let lookups = Lookups::open(view, pins)?;
+pub(crate) fn explain(view: &crate::View, host: &Host, question: &Question) -> Result<Explanation, ExplainError> {
+    let lookups = Lookups::open(view)?;
+    // Whoever asks about a ping asks about either family's.
+    let six = question.to.is_ipv6() && question.protocol == proto::ICMP;
+    let question = &Question { protocol: if six { proto::ICMPV6 } else { question.protocol }, ..question.clone() };
     let client = client(&lookups, question)?;
     let (from, to) = (client.ip(), question.to.ip());
     if from.is_ipv4() != to.is_ipv4() && matches!(client, Client::Outside { .. }) {
@@ -282,11 +280,14 @@ fn client(lookups: &Lookups<'_>, question: &Question) -> Result<Client, ExplainE
         }
     };
     let who = lookups.view.names.who(ip);
-    if let IpAddr::V4(v4) = ip
-        && let Some(ifindex) = lookups.view.maps.endpoints_by_ip.get(&Addr4::from(v4))?
+    let ifindex = match ip {
+        IpAddr::V4(ip) => lookups.view.maps.endpoints_by_ip.get(&ip.into())?,
+        IpAddr::V6(ip) => lookups.view.maps.endpoints_ip_v6.get(&ip.into())?,
+    };
+    if let Some(ifindex) = ifindex
         && let Some(row) = lookups.view.maps.endpoints.get(&ifindex)?
     {
-        return Ok(Client::Pod { name: who.pod, ip: v4, ifindex, row });
+        return Ok(Client::Pod { name: who.pod, ip: row.ip.into(), ifindex, row });
     }
     if lookups.node(ip)?.is_some_and(|flags| flags & NODE_LOCAL != 0) {
         return Ok(Client::Node { ip });

@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use strake_abi::addr::{Addr4, Port};
+use strake_abi::addr::Port;
 use strake_abi::config::{DIRECT, DNS, MASQUERADE};
-use strake_abi::conntrack::{BORDER_NET, BORDER_POD, CT_HAIRPIN, Conntrack, DIRECTION_REPLY};
+use strake_abi::conntrack::{BORDER_NET, BORDER_POD, CT_HAIRPIN, DIRECTION_REPLY};
 use strake_abi::dns::DNS_NAMES;
 use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, ENDPOINTS_IP_V6};
 use strake_abi::flow::DropReason;
@@ -15,11 +15,12 @@ use strake_logic::maglev::Flow;
 
 use super::lookup::Choice;
 use super::{Candidate, Client, End, Fate, Lookup, Walk};
+use crate::conntrack::rows::Side;
 use crate::maps::MapsError;
 use crate::names::Who;
 
-fn end_of(ip: Addr4, port: Port) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(ip.into()), port.get())
+fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, proto::ICMP | proto::ICMPV6)
 }
 
 impl Walk<'_> {
@@ -54,8 +55,8 @@ impl Walk<'_> {
         let mut told = vec![Lookup { entry: format!("{ENDPOINTS}[{ifindex}]"), value: Some(known) }];
         if to.is_ipv6() && self.source().is_ipv4() {
             self.step(HOOK, sees, told, "dropped: the Pod has no IPv6 address to send from");
-            let outcome = "the Pod has no IPv6 address, and any other source is dropped as spoofed";
-            return Ok(End::refused(Fate::Dropped, DropReason::SpoofedIp, outcome));
+            let outcome = "the Pod has no IPv6 address, and nothing of IPv6 is taken from it";
+            return Ok(End::refused(Fate::Dropped, DropReason::UnsupportedProtocol, outcome));
         }
         if to.ip() == IpAddr::V4(config.cluster_dns.into()) {
             return Ok(self.dns(sees, told));
@@ -69,13 +70,13 @@ impl Walk<'_> {
                 return self.goes_on(HOOK, sees, told, &row);
             }
         }
-        if protocol != proto::ICMP
+        if !is_icmp(protocol)
             && let Some(row) = self.lookups.find(to, protocol, SCOPE_INTERNAL, &mut told)?
         {
             if row.source_list != 0 && !self.lookups.is_on_list(&row, self.source(), &mut told)? {
                 return Ok(self.not_in_ranges(HOOK, sees, told));
             }
-            let Some(choice) = self.lookups.choose(row, self.source4(), None, &mut told)? else {
+            let Some(choice) = self.lookups.choose(row, self.affinity_client(), None, &mut told)? else {
                 return Ok(self.nobody(HOOK, sees, told, &row));
             };
             return self.from_pod_chosen(sees, told, choice);
@@ -144,20 +145,15 @@ impl Walk<'_> {
     }
 
     /// The row of the connection asked about, when its source port was given.
-    fn existing(&self, border: u8, told: &mut Vec<Lookup>) -> Result<Option<Conntrack>, MapsError> {
+    fn existing(&self, border: u8, told: &mut Vec<Lookup>) -> Result<Option<Side>, MapsError> {
         let Some(port) = self.question.source_port else { return Ok(None) };
-        if self.question.to.is_ipv6() {
-            let value = Some("not looked at by this command; taken as a new connection".to_owned());
-            told.push(Lookup { entry: strake_abi::conntrack::CONNTRACK_V6.to_owned(), value });
-            return Ok(None);
-        }
         let ends = (SocketAddr::new(self.source(), port), self.question.to);
         self.lookups.connection(border, self.question.protocol, ends, told)
     }
 
     /// A connection that is known keeps what was decided when it began.
-    pub fn goes_on(&mut self, hook: &str, sees: String, told: Vec<Lookup>, row: &Conntrack) -> Result<End, MapsError> {
-        let (source, destination) = (end_of(row.to.src, row.to.sport), end_of(row.to.dst, row.to.dport));
+    pub fn goes_on(&mut self, hook: &str, sees: String, told: Vec<Lookup>, row: &Side) -> Result<End, MapsError> {
+        let (source, destination) = (row.to.src, row.to.dst);
         self.step(hook, sees, told, format!("the connection exists: it goes on to {destination}, from {source}"));
         let names = &self.lookups.view.names;
         let service = names.owner(row.service_id).map(|owner| format!("{}:{}", owner.name, owner.port));
@@ -204,7 +200,7 @@ impl Walk<'_> {
         }
         let outcome = format!("{ip} is a Service's, which has no such port");
         // An echo request finds nobody either, and there is no refusal for it.
-        let (fate, how) = if self.question.protocol == proto::ICMP {
+        let (fate, how) = if is_icmp(self.question.protocol) {
             (Fate::Dropped, "dropped".to_owned())
         } else {
             (Fate::Rejected, format!("refused with {}", self.refusal()))
@@ -286,7 +282,7 @@ impl Walk<'_> {
         if self.question.source_port.is_some()
             && let Some(row) = self.existing(BORDER_NET, &mut told)?
         {
-            let source = end_of(row.to.src, row.to.sport);
+            let source = row.to.src;
             self.step(&hook, sees, told, format!("the connection exists: it leaves from {source}"));
             return Ok(Ok((source.to_string(), "as when the connection began".into())));
         }
@@ -343,7 +339,7 @@ impl Walk<'_> {
             return self.goes_on("from_net", sees, told, &row);
         }
         let found =
-            if protocol == proto::ICMP { None } else { self.lookups.find(to, protocol, SCOPE_EXTERNAL, &mut told)? };
+            if is_icmp(protocol) { None } else { self.lookups.find(to, protocol, SCOPE_EXTERNAL, &mut told)? };
         let Some(row) = found else {
             self.step(&hook, sees, told, "no Service is reached from outside there: left to the node's own stack");
             return Ok(End::forwarded("left to the node's own stack", Some(self.as_it_came())));
@@ -358,7 +354,7 @@ impl Walk<'_> {
             dport: Port::new(to.port()),
             proto: protocol,
         };
-        let Some(choice) = self.lookups.choose(row, self.source4(), Some(flow), &mut told)? else {
+        let Some(choice) = self.lookups.choose(row, self.affinity_client(), Some(flow), &mut told)? else {
             return Ok(self.nobody(&hook, sees, told, &row));
         };
         let (first, last) = (config.snat_port_min, config.snat_port_max);

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use strake_abi::addr::{Addr4, Addr6};
+use strake_abi::addr::Addr6;
 use strake_abi::conntrack::BORDER_POD;
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, PODS_BY_NETNS};
 use strake_abi::flow::DropReason;
@@ -115,7 +115,7 @@ impl Walk<'_> {
     fn whose_socket(&self, told: &mut Vec<Lookup>) -> Result<Whose, MapsError> {
         let Client::Pod { row, name, .. } = &self.client else {
             return Ok(Whose::Client(match self.client {
-                Client::Node { .. } => Some(self.lookups.config.node_ip),
+                Client::Node { .. } => Some(IpAddr::V4(self.lookups.config.node_ip.into())),
                 // Its namespace's number stands for its address, and is not known here.
                 _ => None,
             }));
@@ -134,7 +134,7 @@ impl Walk<'_> {
         if opted_out {
             return Ok(Whose::OptedOut(self.why_opted_out(name.as_deref())));
         }
-        Ok(Whose::Client(pod.map(|pod| pod.ip)))
+        Ok(Whose::Client(pod.map(|pod| IpAddr::V4(pod.ip.into()))))
     }
 
     fn why_opted_out(&self, name: Option<&str>) -> String {
@@ -182,10 +182,10 @@ impl Walk<'_> {
     }
 
     /// The client of ClientIP affinity, for packets.
-    pub fn source4(&self) -> Option<Addr4> {
-        match self.client.ip() {
-            IpAddr::V4(ip) => Some(ip.into()),
-            IpAddr::V6(_) => None,
+    pub fn affinity_client(&self) -> Option<IpAddr> {
+        match self.client {
+            Client::Foreign { ip: IpAddr::V6(_), .. } => None,
+            ref client => Some(client.ip()),
         }
     }
 }
@@ -193,5 +193,5 @@ impl Walk<'_> {
 enum Whose {
     OptedOut(String),
     /// The client of ClientIP affinity, if it can be known.
-    Client(Option<Addr4>),
+    Client(Option<IpAddr>),
 }
