@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use ipnetwork::Ipv4Network;
-pub use strake_datapath::LbAlgorithm;
+pub use strake_datapath::{Cidrs, LbAlgorithm};
 
 use strake_state::Sandboxes;
 
@@ -74,8 +73,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     pub cluster_dns: Ipv4Addr,
     pub cluster_domain: String,
-    pub cluster_cidr: Ipv4Network,
-    pub service_cidr: Ipv4Network,
+    pub cluster_cidr: Cidrs,
+    pub service_cidr: Cidrs,
     pub components: BTreeSet<Component>,
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,

@@ -27,7 +27,7 @@ mod run;
 mod service_health;
 mod standalone;
 
-pub use config::{Component, Config, Join, LbAlgorithm};
+pub use config::{Cidrs, Component, Config, Join, LbAlgorithm};
 pub use error::Error;
 pub use proxy::Listen;
 pub use run::run;

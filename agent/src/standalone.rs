@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
-use strake_datapath::{Datapath, LbAlgorithm};
+use strake_datapath::{Cidrs, Datapath, LbAlgorithm};
 use strake_state::{Sandboxes, Scope};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ pub struct Standalone {
     /// Directory on a bpffs for pins.
     pub bpf_root: PathBuf,
     /// Range of all Pod addresses.
-    pub cluster_cidr: Ipv4Network,
+    pub cluster_cidr: Cidrs,
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
     /// Runtimes whose sockets are not this kernel's; their Pods are named in the status.
@@ -56,7 +56,7 @@ pub async fn run(config: Standalone, token: CancellationToken) -> Result<(), Err
         .map_err(|e| Error::Datapath(api::chain(&e)))?;
 
     let routes = std::fs::read_to_string("/proc/net/route").map_err(Error::io("reading /proc/net/route"))?;
-    if let Some(overlay) = overlay(&routes, &config.uplink, config.cluster_cidr) {
+    if let Some(overlay) = config.cluster_cidr.v4.and_then(|cidr| overlay(&routes, &config.uplink, cidr)) {
         tracing::warn!(
             overlay,
             uplink = config.uplink,
@@ -81,7 +81,7 @@ fn datapath(config: &Standalone) -> strake_datapath::Config {
     datapath.node_ip = Some(config.node_ip);
     datapath.cluster_cidr = config.cluster_cidr;
     // kube-proxy knows no Service range either: an address of no Service is somebody else's to judge.
-    datapath.service_cidr = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
+    datapath.service_cidr = Cidrs::default();
     datapath.sandboxes.clone_from(&config.sandboxes);
     datapath.masquerade = false;
     datapath.host_ports = false;

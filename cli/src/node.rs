@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use ipnetwork::{IpNetwork, Ipv4Network};
-use strake_agent::{Component, Config, Join, LbAlgorithm, Listen, Sandboxes, Standalone};
+use ipnetwork::IpNetwork;
+use strake_agent::{Cidrs, Component, Config, Join, LbAlgorithm, Listen, Sandboxes, Standalone};
 
 #[derive(clap::Args, Clone)]
 pub struct NodeArgs {
@@ -127,8 +127,8 @@ impl NodeArgs {
             resolv_conf: self.resolv_conf.clone(),
             cluster_dns: self.cluster_dns,
             cluster_domain: self.cluster_domain.clone(),
-            cluster_cidr: self.cluster_cidr.v4().context("--cluster-cidr has no IPv4 range; a node needs one")?,
-            service_cidr: self.service_cidr.v4().context("--service-cidr has no IPv4 range; a node needs one")?,
+            cluster_cidr: self.cluster_cidr.into(),
+            service_cidr: self.service_cidr.into(),
             components: self.components(),
             lb_algorithm: self.lb_algorithm,
             sandboxes: self.sandboxes(),
@@ -151,7 +151,7 @@ impl NodeArgs {
             uplink: self.uplink()?,
             cgroup_root: self.cgroup_root.clone().map_or_else(cgroup2, Ok)?,
             bpf_root: self.bpf_root.clone(),
-            cluster_cidr: self.cluster_cidr.v4().context("--cluster-cidr has no IPv4 range; a node needs one")?,
+            cluster_cidr: self.cluster_cidr.into(),
             lb_algorithm: self.lb_algorithm,
             sandboxes: self.sandboxes(),
             listen: self.listen(),
@@ -166,13 +166,16 @@ pub struct Ranges {
     pub secondary: Option<IpNetwork>,
 }
 
-impl Ranges {
-    /// The IPv4 one.
-    fn v4(self) -> Option<Ipv4Network> {
-        [Some(self.primary), self.secondary].into_iter().flatten().find_map(|range| match range {
-            IpNetwork::V4(v4) => Some(v4),
-            IpNetwork::V6(_) => None,
-        })
+impl From<Ranges> for Cidrs {
+    fn from(ranges: Ranges) -> Self {
+        let mut cidrs = Self::default();
+        for range in [Some(ranges.primary), ranges.secondary].into_iter().flatten() {
+            match range {
+                IpNetwork::V4(v4) => cidrs.v4 = Some(v4),
+                IpNetwork::V6(v6) => cidrs.v6 = Some(v6),
+            }
+        }
+        cidrs
     }
 }
 
@@ -245,7 +248,7 @@ mod tests {
         assert_eq!(read("10.244.0.0/16"), Ok(one));
         let two = Ranges { primary: net("fd00::/56"), secondary: Some(net("10.244.0.0/16")) };
         assert_eq!(read("fd00::/56, 10.244.0.0/16"), Ok(two));
-        assert_eq!(two.v4(), one.v4());
+        assert_eq!(Cidrs::from(two).to_string(), "10.244.0.0/16,fd00::/56");
         assert!(read("10.244.0.0/16,10.245.0.0/16").unwrap_err().contains("one of each family"));
         assert!(read("10.244.0.0/16,fd00::/56,fd01::/56").is_err());
         assert!(read("10.244.1.0/16").unwrap_err().contains("10.244.0.0/16"));

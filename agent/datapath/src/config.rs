@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use strake_state::Sandboxes;
 
+use crate::cidrs::Cidrs;
+
 /// How a node's datapath is set up. Paths and names are those of the network and mount namespace that the calling
 /// process is in.
 #[derive(Clone, Debug)]
@@ -22,11 +24,10 @@ pub struct Config {
     pub node_ip: Option<Ipv4Addr>,
     /// The node's Pod prefix. None: that of its Node object.
     pub pod_cidr: Option<Ipv4Network>,
-    pub cluster_cidr: Ipv4Network,
-    pub service_cidr: Ipv4Network,
-    /// The same of IPv6. The node's own IPv6 address and Pod prefix are those of its Node object.
-    pub cluster_cidr6: Ipv6Network,
-    pub service_cidr6: Ipv6Network,
+    /// Of all Pods. The node's own IPv6 address and Pod prefix are those of its Node object.
+    pub cluster_cidr: Cidrs,
+    /// Of Services: what no Service has in it is refused.
+    pub service_cidr: Cidrs,
     /// Address of the cluster DNS Service. With `dns` it is never load-balanced: from_pod or the agent answers.
     pub cluster_dns: Ipv4Addr,
     /// The cluster's domain, no dot at either end.
@@ -65,12 +66,8 @@ pub struct Config {
 impl Config {
     /// A node named `node_name` with the addresses of the stock cluster.
     pub fn new(node_name: &str, cgroup_root: impl Into<PathBuf>, bpf_root: impl Into<PathBuf>) -> Self {
-        let net = |a, b, len| Ipv4Network::new(Ipv4Addr::new(a, b, 0, 0), len);
-        let whole = Ipv4Network::from(Ipv4Addr::UNSPECIFIED);
-        let net6 = |c, len| {
-            let address = Ipv6Addr::new(0xfd00, 0x10, c, 0, 0, 0, 0, 0);
-            Ipv6Network::new(address, len).unwrap_or_else(|_| address.into())
-        };
+        let net = |a, b, len| Ipv4Network::new(Ipv4Addr::new(a, b, 0, 0), len).ok();
+        let net6 = |c, len| Ipv6Network::new(Ipv6Addr::new(0xfd00, 0x10, c, 0, 0, 0, 0, 0), len).ok();
         Self {
             node_name: node_name.into(),
             cgroup_root: cgroup_root.into(),
@@ -78,10 +75,8 @@ impl Config {
             uplink: None,
             node_ip: None,
             pod_cidr: None,
-            cluster_cidr: net(10, 244, 16).unwrap_or(whole),
-            service_cidr: net(10, 96, 16).unwrap_or(whole),
-            cluster_cidr6: net6(0x244, 56),
-            service_cidr6: net6(0x96, 112),
+            cluster_cidr: Cidrs { v4: net(10, 244, 16), v6: net6(0x244, 56) },
+            service_cidr: Cidrs { v4: net(10, 96, 16), v6: net6(0x96, 112) },
             cluster_dns: Ipv4Addr::new(10, 96, 0, 10),
             cluster_domain: "cluster.local".into(),
             pod_gateway: Ipv4Addr::new(169, 254, 1, 1),

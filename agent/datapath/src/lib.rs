@@ -10,6 +10,7 @@
 
 mod backends;
 mod check;
+mod cidrs;
 mod clsact;
 mod compile;
 mod config;
@@ -40,6 +41,7 @@ mod view;
 
 pub use backends::{BackendRow, Condition};
 pub use check::{Needs, Violation, check};
+pub use cidrs::Cidrs;
 pub use compile::{Runtime, compile};
 pub use config::{Config, LbAlgorithm, MapSizes};
 pub use conntrack::{Connection, Connections, ConntrackFilter, End, FilterError, Flushed, ListError};

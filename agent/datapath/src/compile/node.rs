@@ -10,6 +10,7 @@ use strake_abi::endpoint::{NODE_LOCAL, NODE_REMOTE};
 use strake_state::World;
 
 use super::v4;
+use crate::cidrs::Cidrs;
 use crate::config::Config;
 use crate::hash::HashMap;
 
@@ -90,6 +91,8 @@ fn v6(ip: &IpAddr) -> Option<Ipv6Addr> {
 
 pub(super) fn node_config(config: &Config, node: &NodeView, runtime: Runtime) -> abi_config::Config {
     let flag = |on: bool, bit: u32| if on { bit } else { 0 };
+    // Another proxy's Services are not ours to refuse.
+    let services = if config.services { config.service_cidr } else { Cidrs::default() };
     abi_config::Config {
         abi_version: strake_abi::ABI_VERSION,
         flags: flag(config.masquerade && runtime.uplink_ifindex != 0 && node.ip.is_some(), abi_config::MASQUERADE)
@@ -103,9 +106,8 @@ pub(super) fn node_config(config: &Config, node: &NodeView, runtime: Runtime) ->
         pod_gateway: config.pod_gateway.into(),
         uplink_ifindex: runtime.uplink_ifindex,
         pod_cidr: node.pod_cidr.map(cidr).unwrap_or_default(),
-        cluster_cidr: cidr(config.cluster_cidr),
-        // Another proxy's Services are not ours to refuse.
-        service_cidr: if config.services { cidr(config.service_cidr) } else { Cidr4::default() },
+        cluster_cidr: config.cluster_cidr.v4.map(cidr).unwrap_or_default(),
+        service_cidr: services.v4.map(cidr).unwrap_or_default(),
         snat_port_min: config.snat_ports.0,
         snat_port_max: config.snat_ports.1,
         node_port_min: config.node_ports.0,
@@ -118,8 +120,8 @@ pub(super) fn node_config(config: &Config, node: &NodeView, runtime: Runtime) ->
         node_ip6: node.ip6.map_or(Addr6::ANY, Addr6::from),
         pod_gateway6: config.pod_gateway6.into(),
         pod_cidr6: node.pod_cidr6.map(cidr6).unwrap_or_default(),
-        cluster_cidr6: cidr6(config.cluster_cidr6),
-        service_cidr6: if config.services { cidr6(config.service_cidr6) } else { Cidr6::default() },
+        cluster_cidr6: config.cluster_cidr.v6.map(cidr6).unwrap_or_default(),
+        service_cidr6: services.v6.map(cidr6).unwrap_or_default(),
         ..abi_config::Config::default()
     }
 }
