@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask up`, `down`, `test`, `vm`, `bench` and what they are made of.
+//! The project's own commands: `cargo xtask up`, `down`, `test`, `vm`, `fuzz`, `bench` and what they are made of.
 //!
 //! Each module is one command. They start programs and wait for them; what the programs do is not known here.
 #![forbid(unsafe_code)]
@@ -10,6 +10,7 @@ mod cluster;
 mod codegen;
 mod debian;
 mod demo;
+mod fuzz;
 mod kernels;
 mod setup;
 mod test;
@@ -40,7 +41,9 @@ enum Command {
     Test(test::Args),
     /// Run the datapath's tests on other kernels, in virtual machines
     Vm(vm::Args),
-    /// Measure beside a peer: proxy, dns, store
+    /// Look for bytes that break the parsers of the datapath, beginning with the kept corpus
+    Fuzz(fuzz::Args),
+    /// Measure beside a peer: proxy, scale, api, dns, store
     Bench {
         /// Which bench
         name: String,
@@ -83,6 +86,7 @@ fn run() -> Result<()> {
         Command::Down(place) => cluster::down(&place),
         Command::Test(args) => test::run(&args),
         Command::Vm(args) => vm::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench { name, args } => bench::run(&name, &args),
         Command::Setup => setup::run(&setup::ALL),
         Command::BuildEbpf => build::ebpf(),

@@ -17,7 +17,7 @@ pub struct Need {
     why: &'static str,
 }
 
-const fn need(program: &'static str, package: &'static str, why: &'static str) -> Need {
+pub const fn need(program: &'static str, package: &'static str, why: &'static str) -> Need {
     Need { program, package, why }
 }
 
