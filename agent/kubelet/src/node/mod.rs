@@ -173,7 +173,11 @@ async fn try_register(shared: &SharedRef, machine: &Machine) -> Result<()> {
 
 async fn write(shared: &SharedRef, new: &NodeStatus) -> Result<()> {
     let api: Api<Node> = Api::all(shared.client.clone());
-    let patch = json!({"status": new});
+    let mut patch = json!({"status": new});
+    // The list is merged by type, of which two addresses may be: it is replaced as a whole.
+    if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+        addresses.insert(0, json!({"$patch": "replace"}));
+    }
     api.patch_status(&shared.config.node_name, &PatchParams::default(), &Patch::Strategic(patch))
         .await
         .map_err(Error::api("write the node's status"))
