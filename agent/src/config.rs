@@ -1,7 +1,7 @@
 //! What an agent is told. Every path of a node lies under [`Config::node_dir`].
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 pub use strake_datapath::{Cidrs, LbAlgorithm};
@@ -58,6 +58,8 @@ pub struct Join {
 pub struct Config {
     pub node_name: String,
     pub node_ip: Ipv4Addr,
+    /// Its IPv6 address, by which the others reach its Pods' IPv6 addresses.
+    pub node_ip6: Option<Ipv6Addr>,
     /// The cluster's data dir; the node's own is `nodes/NAME` below it.
     pub data_dir: PathBuf,
     pub join: Join,

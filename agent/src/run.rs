@@ -1,13 +1,13 @@
 //! Starting the parts of a node in the order a Pod needs them, and ending them together.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use strake_datapath::Datapath;
-use strake_network::cni::{GATEWAY, NetConf};
+use strake_network::cni::{GATEWAY, GATEWAY6, NetConf};
 use strake_network::endpoint::Records;
 use strake_network::link::Netlink;
 use strake_network::{node, routes};
@@ -44,7 +44,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
     let datapath = datapath.await.map_err(|e| Error::Datapath(e.to_string()))??;
 
     let netlink = Netlink::open()?;
-    node::enable_forwarding(&config.uplink)?;
+    node::enable_forwarding(&config.uplink, config.cluster_cidr.v6.is_some())?;
     if config.has(Component::Dns) {
         node::add_dns_address(&netlink, config.cluster_dns).await?;
     }
@@ -106,6 +106,7 @@ fn datapath_config(config: &Config) -> strake_datapath::Config {
     datapath.cluster_dns = config.cluster_dns;
     datapath.cluster_domain.clone_from(&config.cluster_domain);
     datapath.pod_gateway = GATEWAY;
+    datapath.pod_gateway6 = GATEWAY6;
     datapath.sandboxes.clone_from(&config.sandboxes);
     datapath.services = config.has(Component::Proxy);
     datapath.masquerade = config.has(Component::Network);
@@ -168,6 +169,7 @@ async fn dns(config: Arc<Config>, worlds: Worlds, token: CancellationToken) -> R
 fn kubelet_config(config: &Config, credentials: &join::Credentials, runtime: PathBuf) -> strake_kubelet::Config {
     let dir = config.node_dir();
     let mut kubelet = strake_kubelet::Config::under(&dir, &config.node_name, config.node_ip.into(), runtime);
+    kubelet.node_ips.extend(config.node_ip6.map(IpAddr::from));
     kubelet.cgroup_parent.clone_from(&config.cgroup_parent);
     kubelet.listen = SocketAddr::new(config.node_ip.into(), 10250);
     kubelet.serving_cert = credentials.serving.with_extension("crt");
@@ -189,34 +191,35 @@ async fn network(
 ) -> Result<(), Error> {
     let dir = config.node_dir();
     let mtu = node::mtu(&netlink, &config.uplink).await?;
-    let mut installed: Option<Ipv4Network> = None;
+    let mut installed = None;
     let mut wanted = BTreeMap::new();
     loop {
         let world = worlds.borrow_and_update().clone();
-        let own = world.this_node().and_then(|node| pod_cidr(&node.pod_cidrs));
-        if let Some(cidr) = own
-            && installed != Some(cidr)
+        let own = world.this_node().map(|node| pod_cidrs(&node.pod_cidrs));
+        if let Some((Some(cidr), six)) = own
+            && installed != own
         {
             let conf = NetConf {
                 cni_version: "1.0.0".into(),
                 name: "strake".into(),
                 plugin: node::PLUGIN.into(),
                 pod_cidr: cidr,
+                pod_cidr6: six,
                 state_dir: dir.join("cni"),
                 agent_socket: config.socket(),
                 mtu,
                 valid_attachments: Vec::new(),
             };
             node::install_plugin(&dir.join("cni/bin"), &dir.join("cni/net.d"), &config.executable, &conf)?;
-            tracing::info!(%cidr, "the Pod network is ready");
-            installed = Some(cidr);
+            tracing::info!(%cidr, six = six.map(tracing::field::display), "the Pod network is ready");
+            installed = own;
         }
         // Before the first full view of the cluster, a missing node is one that was not heard of yet.
         let next = other_nodes(&world);
         if world.synced && next != wanted {
             match routes::sync(&netlink, &next).await {
                 Ok(changed) => {
-                    tracing::info!(changed, nodes = next.len(), "routes to other nodes");
+                    tracing::info!(changed, ranges = next.len(), "routes to other nodes' Pods");
                     wanted = next;
                 }
                 Err(error) => {
@@ -231,25 +234,27 @@ async fn network(
     }
 }
 
-fn pod_cidr(cidrs: &[IpNetwork]) -> Option<Ipv4Network> {
-    cidrs.iter().find_map(|cidr| match cidr {
-        IpNetwork::V4(v4) => Some(*v4),
-        IpNetwork::V6(_) => None,
-    })
+/// The node's Pod CIDR of each family.
+fn pod_cidrs(cidrs: &[IpNetwork]) -> (Option<Ipv4Network>, Option<Ipv6Network>) {
+    let (mut four, mut six) = (None, None);
+    for cidr in cidrs {
+        match cidr {
+            IpNetwork::V4(v4) => four = four.or(Some(*v4)),
+            IpNetwork::V6(v6) => six = six.or(Some(*v6)),
+        }
+    }
+    (four, six)
 }
 
-/// Pod CIDR -> address of the node, for every node but this.
-fn other_nodes(world: &World) -> BTreeMap<Ipv4Network, Ipv4Addr> {
-    world
-        .nodes
-        .values()
-        .filter(|node| node.name != world.node_name)
-        .filter_map(|node| {
-            let ip = node.internal_ips.iter().find_map(|ip| match ip {
-                IpAddr::V4(v4) => Some(*v4),
-                IpAddr::V6(_) => None,
-            })?;
-            Some((pod_cidr(&node.pod_cidrs)?, ip))
-        })
-        .collect()
+/// Pod CIDR -> address of the node in the same family, for every node but this.
+fn other_nodes(world: &World) -> BTreeMap<IpNetwork, IpAddr> {
+    let mut routes = BTreeMap::new();
+    for node in world.nodes.values().filter(|node| node.name != world.node_name) {
+        let (four, six) = pod_cidrs(&node.pod_cidrs);
+        for cidr in [four.map(IpNetwork::from), six.map(IpNetwork::from)].into_iter().flatten() {
+            let ip = node.internal_ips.iter().find(|ip| ip.is_ipv4() == cidr.is_ipv4());
+            routes.extend(ip.map(|ip| (cidr, *ip)));
+        }
+    }
+    routes
 }

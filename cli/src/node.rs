@@ -1,7 +1,7 @@
 //! Flags of a node, shared by `server` and `agent`, with defaults that fit a host of its own.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -15,9 +15,10 @@ pub struct NodeArgs {
     /// Name of this node [default: the host's name]
     #[arg(long)]
     pub node_name: Option<String>,
-    /// This node's address [default: the address of the uplink]
-    #[arg(long)]
-    pub node_ip: Option<Ipv4Addr>,
+    /// This node's address, or one of each family, separated by a comma [default: the uplink's; with an IPv6 range of
+    /// Pod addresses, its global or unique local IPv6 address too]
+    #[arg(long, value_name = "IP[,IP]")]
+    pub node_ip: Option<NodeIps>,
     /// Link towards the other nodes [default: the one with the default route]
     #[arg(long)]
     uplink: Option<String>,
@@ -102,8 +103,8 @@ impl NodeArgs {
 
     /// The node's address.
     pub fn ip(&self) -> Result<Ipv4Addr> {
-        if let Some(ip) = self.node_ip {
-            return Ok(ip);
+        if let Some(ips) = self.node_ip {
+            return Ok(ips.ip);
         }
         let uplink = self.uplink()?;
         nix::ifaddrs::getifaddrs()
@@ -113,11 +114,27 @@ impl NodeArgs {
             .with_context(|| format!("link {uplink} has no IPv4 address; name the node's with --node-ip"))
     }
 
+    /// The node's IPv6 address, which it needs where its Pods have one.
+    fn ip6(&self) -> Result<Option<Ipv6Addr>> {
+        let named = self.node_ip.and_then(|ips| ips.ip6);
+        if named.is_some() || Cidrs::from(self.cluster_cidr).v6.is_none() {
+            return Ok(named);
+        }
+        let uplink = self.uplink()?;
+        // Without IPv6 the kernel has no such file.
+        let found = std::fs::read_to_string("/proc/net/if_inet6").ok().and_then(|table| lasting_ip6(&table, &uplink));
+        if found.is_none() {
+            tracing::warn!(uplink, "no lasting IPv6 address: other nodes cannot reach this one's Pods over IPv6");
+        }
+        Ok(found)
+    }
+
     /// What the agent is told.
     pub fn config(&self, join: Join) -> Result<Config> {
         Ok(Config {
             node_name: self.name()?,
             node_ip: self.ip()?,
+            node_ip6: self.ip6()?,
             data_dir: std::path::absolute(&self.data.data_dir)?,
             join,
             uplink: self.uplink()?,
@@ -157,6 +174,46 @@ impl NodeArgs {
             listen: self.listen(),
         })
     }
+}
+
+/// A node's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeIps {
+    ip: Ipv4Addr,
+    ip6: Option<Ipv6Addr>,
+}
+
+impl std::str::FromStr for NodeIps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut four, mut six) = (None, None);
+        for part in text.split(',') {
+            let twice = match part.trim().parse() {
+                Ok(IpAddr::V4(ip)) => four.replace(ip).is_some(),
+                Ok(IpAddr::V6(ip)) => six.replace(ip).is_some(),
+                Err(_) => return Err(format!("{part:?} is not an address")),
+            };
+            if twice {
+                return Err(format!("{text} has two addresses of one family"));
+            }
+        }
+        let ip = four.ok_or_else(|| format!("{text} has no IPv4 address, which every node needs"))?;
+        Ok(Self { ip, ip6: six })
+    }
+}
+
+/// The first address of a link in /proc/net/if_inet6 that others can reach and that will stay.
+fn lasting_ip6(table: &str, link: &str) -> Option<Ipv6Addr> {
+    // linux/if_addr.h: of a while (IFA_F_TEMPORARY, _DEPRECATED), not known to be ours alone (_DADFAILED, _TENTATIVE).
+    const PASSING: u8 = 0x01 | 0x20 | 0x08 | 0x40;
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [address, _, _, scope, flags, name] = fields[..] else { return None };
+        let global = scope == "00" && name == link;
+        let passes = u8::from_str_radix(flags, 16).ok()? & PASSING != 0;
+        (global && !passes).then(|| u128::from_str_radix(address, 16).ok().map(Ipv6Addr::from))?
+    })
 }
 
 /// One range of addresses, or one of each family, in the order they were given.
@@ -253,6 +310,28 @@ mod tests {
         assert!(read("10.244.0.0/16,fd00::/56,fd01::/56").is_err());
         assert!(read("10.244.1.0/16").unwrap_err().contains("10.244.0.0/16"));
         assert!(read("10.244.0.0/16,").unwrap_err().contains("ADDRESS/LENGTH"));
+    }
+
+    #[test]
+    fn a_node_has_an_ipv4_address_and_may_have_one_of_ipv6() {
+        let read = |text: &str| text.parse::<NodeIps>();
+        let (ip, ip6) = (Ipv4Addr::new(192, 0, 2, 1), "2001:db8::1".parse().unwrap());
+        assert_eq!(read("192.0.2.1"), Ok(NodeIps { ip, ip6: None }));
+        assert_eq!(read("2001:db8::1,192.0.2.1"), Ok(NodeIps { ip, ip6: Some(ip6) }));
+        assert!(read("2001:db8::1").unwrap_err().contains("no IPv4 address"));
+        assert!(read("192.0.2.1,192.0.2.2").unwrap_err().contains("two addresses of one family"));
+    }
+
+    #[test]
+    fn a_nodes_ipv6_address_is_one_that_lasts() {
+        let table = "\
+            fe800000000000000000000000000001 02 40 20 80     eth0\n\
+            fd000000000000000000000000000009 03 40 00 80     eth1\n\
+            fd000000000000000000000000000002 02 40 00 01     eth0\n\
+            fd000000000000000000000000000003 02 40 00 a0     eth0\n\
+            fd000000000000000000000000000004 02 40 00 80     eth0\n";
+        assert_eq!(lasting_ip6(table, "eth0").unwrap().to_string(), "fd00::4");
+        assert_eq!(lasting_ip6(table, "eth2"), None);
     }
 
     #[test]

@@ -8,19 +8,22 @@
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::endpoint::{Endpoint, Records};
 use crate::link::{Netlink, in_netns, raw};
+use crate::node::set_sysctl;
 use crate::{Error, ipam::Pool};
 
 /// What every Pod's default route points at. Link-local (RFC 3927), never seen on a wire.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same of IPv6, where a Pod has it. Link-local (RFC 4291).
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0", "0.3.0"];
 
 /// The network configuration the agent writes and the runtime passes on standard input.
@@ -33,6 +36,9 @@ pub struct NetConf {
     pub plugin: String,
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Ipv4Network,
+    /// The node's IPv6 Pod CIDR, in a dual-stack cluster.
+    #[serde(rename = "podCIDR6", default, skip_serializing_if = "Option::is_none")]
+    pub pod_cidr6: Option<Ipv6Network>,
     /// Where leases and endpoint records live.
     pub state_dir: PathBuf,
     /// The agent's local API.
@@ -214,29 +220,34 @@ struct Add<'a> {
 
 impl Add<'_> {
     fn run(self, conf: &NetConf) -> Result<Value, Error> {
-        let pool = Pool::open(conf.state_dir.join("ipam"), conf.pod_cidr)?;
-        let ip = pool.lease(self.container_id)?;
         let host_name = host_interface(self.container_id);
-        let plumbed = self.plumb(conf, ip, &host_name);
+        let plumbed = lease(conf, self.container_id).and_then(|ips| self.plumb(conf, ips, &host_name));
         if plumbed.is_err() {
             // The runtime calls DEL after a failed ADD, but a plugin cleans up behind itself all the same. The first
             // error is the one to tell.
             let _ = block_on(async { Netlink::open()?.remove(&host_name).await });
-            let _ = pool.release(self.container_id);
+            let _ = release(conf, self.container_id);
         }
         let endpoint = plumbed?;
+        let mut ips = vec![json!({"address": format!("{}/32", endpoint.ip), "gateway": GATEWAY, "interface": 1})];
+        let mut routes = vec![json!({"dst": "0.0.0.0/0", "gw": GATEWAY})];
+        if let Some(ip6) = endpoint.ip6 {
+            ips.push(json!({"address": format!("{ip6}/128"), "gateway": GATEWAY6, "interface": 1}));
+            routes.push(json!({"dst": "::/0", "gw": GATEWAY6}));
+        }
         Ok(json!({
             "cniVersion": conf.cni_version,
             "interfaces": [
                 {"name": endpoint.interface, "mac": crate::endpoint::mac_text(endpoint.host_mac)},
                 {"name": self.ifname, "mac": crate::endpoint::mac_text(endpoint.mac), "sandbox": endpoint.netns},
             ],
-            "ips": [{"address": format!("{ip}/32"), "gateway": GATEWAY, "interface": 1}],
-            "routes": [{"dst": "0.0.0.0/0", "gw": GATEWAY}],
+            "ips": ips,
+            "routes": routes,
         }))
     }
 
-    fn plumb(&self, conf: &NetConf, ip: Ipv4Addr, host_name: &str) -> Result<Endpoint, Error> {
+    fn plumb(&self, conf: &NetConf, ips: Ips, host_name: &str) -> Result<Endpoint, Error> {
+        let Ips { ip, ip6 } = ips;
         let octets = ip.octets();
         let mac = [0x0a, 0x58, octets[0], octets[1], octets[2], octets[3]];
         let host_mac = [0x0e, 0x58, octets[0], octets[1], octets[2], octets[3]];
@@ -251,8 +262,10 @@ impl Add<'_> {
             node.hand_over(inner, raw(&netns), self.ifname, mac, conf.mtu).await?;
             let outer = node.index(host_name).await?;
             node.up(outer, Some(host_mac)).await?;
-            node.pin_neighbour(outer, ip, mac).await?;
-            node.route_to_link(ip, 32, outer).await?;
+            for (ip, length) in ips.with_lengths() {
+                node.pin_neighbour(outer, ip, mac).await?;
+                node.route_to_link(ip, length, outer).await?;
+            }
             Ok(outer)
         })?;
         let ifname = self.ifname.to_owned();
@@ -260,16 +273,30 @@ impl Add<'_> {
             let pod = Netlink::open()?;
             pod.up(pod.index("lo").await?, None).await?;
             let eth = pod.index(&ifname).await?;
-            pod.add_address(eth, ip, 32).await?;
+            if ip6.is_some() {
+                // The link's only address and router are the ones it is given, and are so at once.
+                for (key, value) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")] {
+                    set_sysctl(&format!("net/ipv6/conf/{ifname}/{key}"), value)?;
+                }
+            }
             pod.up(eth, None).await?;
-            pod.pin_neighbour(eth, GATEWAY, host_mac).await?;
-            pod.route_to_link(GATEWAY, 32, eth).await?;
-            pod.route_via(Ipv4Addr::UNSPECIFIED, 0, GATEWAY, Some(eth)).await
+            for (ip, length) in ips.with_lengths() {
+                let (gateway, any): (IpAddr, IpAddr) = match ip {
+                    IpAddr::V4(_) => (GATEWAY.into(), Ipv4Addr::UNSPECIFIED.into()),
+                    IpAddr::V6(_) => (GATEWAY6.into(), Ipv6Addr::UNSPECIFIED.into()),
+                };
+                pod.add_address(eth, ip, length).await?;
+                pod.pin_neighbour(eth, gateway, host_mac).await?;
+                pod.route_to_link(gateway, length, eth).await?;
+                pod.route_via(any, 0, gateway, Some(eth)).await?;
+            }
+            Ok(())
         })?;
         let endpoint = Endpoint {
             ifindex,
             interface: host_name.into(),
             ip,
+            ip6,
             mac,
             host_mac,
             netns: self.netns.display().to_string(),
@@ -286,6 +313,48 @@ impl Add<'_> {
         }
         Ok(endpoint)
     }
+}
+
+/// A Pod's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ips {
+    ip: Ipv4Addr,
+    ip6: Option<Ipv6Addr>,
+}
+
+impl Ips {
+    /// Each with the length of a prefix that is the address alone.
+    fn with_lengths(self) -> impl Iterator<Item = (IpAddr, u8)> {
+        std::iter::once((self.ip.into(), 32)).chain(self.ip6.map(|ip6| (ip6.into(), 128)))
+    }
+}
+
+/// The pools of the node: a directory each, as one has no address of the other.
+fn pools(conf: &NetConf) -> Result<(Pool, Option<Pool>), Error> {
+    let six = conf.pod_cidr6.map(|cidr| Pool::open(conf.state_dir.join("ipam6"), cidr)).transpose()?;
+    Ok((Pool::open(conf.state_dir.join("ipam"), conf.pod_cidr)?, six))
+}
+
+/// An address of each of the node's families.
+fn lease(conf: &NetConf, owner: &str) -> Result<Ips, Error> {
+    let (pool, six) = pools(conf)?;
+    let mut ips = Ips { ip: Ipv4Addr::UNSPECIFIED, ip6: None };
+    for leased in [Some(pool.lease(owner)?), six.map(|six| six.lease(owner)).transpose()?].into_iter().flatten() {
+        match leased {
+            IpAddr::V4(ip) => ips.ip = ip,
+            IpAddr::V6(ip6) => ips.ip6 = Some(ip6),
+        }
+    }
+    Ok(ips)
+}
+
+fn release(conf: &NetConf, owner: &str) -> Result<(), Error> {
+    let (pool, six) = pools(conf)?;
+    pool.release(owner)?;
+    if let Some(six) = six {
+        six.release(owner)?;
+    }
+    Ok(())
 }
 
 fn tell_agent(conf: &NetConf, endpoint: &Endpoint) -> Result<(), Error> {
@@ -315,8 +384,7 @@ fn del(conf: &NetConf, container_id: &str) -> Result<(), Error> {
         Ok(())
     })?;
     records.forget(container_id)?;
-    Pool::open(conf.state_dir.join("ipam"), conf.pod_cidr)?.release(container_id)?;
-    Ok(())
+    release(conf, container_id)
 }
 
 fn check(conf: &NetConf, container_id: &str) -> Result<(), Failure> {
@@ -384,6 +452,36 @@ mod tests {
     fn the_runtime_passes_the_names_of_the_pod() {
         let args = Args::parse("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=p;K8S_POD_UID=u");
         assert_eq!(args, Args { namespace: "ns".into(), pod: "p".into(), uid: "u".into() });
+    }
+
+    fn conf(dir: &Path, six: Option<&str>) -> NetConf {
+        NetConf {
+            cni_version: "1.0.0".into(),
+            name: "strake".into(),
+            plugin: "strake-cni".into(),
+            pod_cidr: "10.244.1.0/24".parse().unwrap(),
+            pod_cidr6: six.map(|cidr| cidr.parse().unwrap()),
+            state_dir: dir.into(),
+            agent_socket: dir.join("agent.sock"),
+            mtu: 1500,
+            valid_attachments: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_pod_leases_an_address_of_each_family_and_gives_both_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let dual = conf(dir.path(), Some("fd00:10:244:1::/64"));
+        let ips = lease(&dual, "a").unwrap();
+        let text: Vec<String> = ips.with_lengths().map(|(ip, length)| format!("{ip}/{length}")).collect();
+        assert_eq!(text, ["10.244.1.2/32", "fd00:10:244:1::2/128"]);
+        assert_eq!(lease(&dual, "a").unwrap(), ips);
+        release(&dual, "a").unwrap();
+        assert_ne!(lease(&dual, "b").unwrap().ip6, ips.ip6);
+        let single = conf(dir.path(), None);
+        assert_eq!(lease(&single, "c").unwrap().ip6, None);
+        // A single-stack node's configuration is what it always was.
+        assert!(serde_json::to_value(&single).unwrap().get("podCIDR6").is_none());
     }
 
     #[test]

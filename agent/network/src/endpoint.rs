@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ pub struct Endpoint {
     pub ifindex: u32,
     pub interface: String,
     pub ip: Ipv4Addr,
+    /// Where the node has an IPv6 Pod CIDR. Records of before that have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
     /// The Pod side's hardware address.
     pub mac: [u8; 6],
     /// The host side's hardware address.
@@ -39,6 +42,7 @@ impl Endpoint {
             ifindex: self.ifindex,
             interface: self.interface.clone(),
             ip: self.ip.to_string(),
+            ip6: self.ip6.map(|ip| ip.to_string()).unwrap_or_default(),
             mac: mac_text(self.mac),
             host_mac: mac_text(self.host_mac),
             netns: self.netns.clone(),
@@ -140,6 +144,7 @@ mod tests {
             ifindex: 7,
             interface: "veth1".into(),
             ip: Ipv4Addr::new(10, 244, 1, 7),
+            ip6: Some(Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 7)),
             mac: [2, 0, 0, 0, 0, 1],
             host_mac: [2, 0, 0, 0, 0, 2],
             netns: "/run/netns/x".into(),
@@ -159,6 +164,14 @@ mod tests {
         let (good, bad) = records.all().unwrap();
         assert_eq!(good, [endpoint("aa")]);
         assert!(bad[0].to_string().contains("bb.json"));
+    }
+
+    #[test]
+    fn a_record_of_before_ipv6_is_read() {
+        let mut old = serde_json::to_value(endpoint("aa")).unwrap();
+        assert!(old.as_object_mut().unwrap().remove("ip6").is_some());
+        let read: Endpoint = serde_json::from_value(old).unwrap();
+        assert_eq!(read, Endpoint { ip6: None, ..endpoint("aa") });
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Addresses of one node's Pod CIDR, one file an address, so that a crash at any instruction leaves either a lease
+//! Addresses of one Pod CIDR of a node, one file an address, so that a crash at any instruction leaves either a lease
 //! with an owner or none.
 //!
 //! A lease is created with `O_EXCL` and holds the container's id: two ADDs cannot take one address, and a repeated ADD
@@ -9,48 +9,65 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 
 use crate::Error;
 
 const LAST: &str = "last";
 
-/// The address pool of a node. `dir` holds one file for each leased address.
+/// The address pool of a node in one family. `dir` holds one file for each leased address.
 pub struct Pool {
     dir: PathBuf,
-    cidr: Ipv4Network,
+    cidr: IpNetwork,
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).into(),
+        IpAddr::V6(ip) => ip.into(),
+    }
 }
 
 impl Pool {
     /// Opens the pool, making its directory.
-    pub fn open(dir: impl Into<PathBuf>, cidr: Ipv4Network) -> Result<Self, Error> {
-        let dir = dir.into();
-        if cidr.prefix() > 30 {
-            return Err(Error::CidrTooSmall(cidr));
+    pub fn open(dir: impl Into<PathBuf>, cidr: impl Into<IpNetwork>) -> Result<Self, Error> {
+        let (dir, cidr) = (dir.into(), cidr.into());
+        let narrowest = if cidr.is_ipv4() { 30 } else { 126 };
+        if cidr.prefix() > narrowest {
+            return Err(Error::CidrTooSmall { cidr, narrowest });
         }
         fs::create_dir_all(&dir).map_err(Error::io(format!("making the address pool {}", dir.display())))?;
         Ok(Self { dir, cidr })
     }
 
-    /// First and last address for Pods: without the network's own, the first (kept for the node) and the broadcast.
-    fn range(&self) -> (u32, u32) {
-        (u32::from(self.cidr.network()) + 2, u32::from(self.cidr.broadcast()) - 1)
+    /// First and last address for Pods: without the network's own, the first (kept for the node) and the last (IPv4's
+    /// broadcast).
+    fn range(&self) -> (u128, u128) {
+        (number(self.cidr.network()) + 2, number(self.cidr.broadcast()) - 1)
+    }
+
+    fn address(&self, number: u128) -> IpAddr {
+        match self.cidr {
+            // Numbers of the range are below 2^32.
+            IpNetwork::V4(_) => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+            IpNetwork::V6(_) => Ipv6Addr::from(number).into(),
+        }
     }
 
     /// Leases an address to `owner`, or returns the one it holds.
-    pub fn lease(&self, owner: &str) -> Result<Ipv4Addr, Error> {
+    pub fn lease(&self, owner: &str) -> Result<IpAddr, Error> {
         if let Some(held) = self.held(owner)? {
             return Ok(held);
         }
         let (first, last) = self.range();
         let capacity = last - first + 1;
-        let previous = fs::read_to_string(self.dir.join(LAST)).ok().and_then(|s| s.trim().parse::<Ipv4Addr>().ok());
-        let start = previous.map(u32::from).filter(|p| (first..last).contains(p)).map_or(first, |p| p + 1);
+        let previous = fs::read_to_string(self.dir.join(LAST)).ok().and_then(|s| s.trim().parse::<IpAddr>().ok());
+        let start = previous.map(number).filter(|p| (first..last).contains(p)).map_or(first, |p| p + 1);
         for step in 0..capacity {
-            let ip = Ipv4Addr::from(first + (start - first + step) % capacity);
+            let ip = self.address(first + (start - first + step) % capacity);
             let path = self.dir.join(ip.to_string());
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(mut file) => {
@@ -74,7 +91,7 @@ impl Pool {
     }
 
     /// Gives back what `owner` holds; returns it, or None where it holds nothing.
-    pub fn release(&self, owner: &str) -> Result<Option<Ipv4Addr>, Error> {
+    pub fn release(&self, owner: &str) -> Result<Option<IpAddr>, Error> {
         let Some(ip) = self.held(owner)? else { return Ok(None) };
         let path = self.dir.join(ip.to_string());
         match fs::remove_file(&path) {
@@ -85,11 +102,11 @@ impl Pool {
         }
     }
 
-    fn held(&self, owner: &str) -> Result<Option<Ipv4Addr>, Error> {
+    fn held(&self, owner: &str) -> Result<Option<IpAddr>, Error> {
         let what = || format!("reading the address pool {}", self.dir.display());
         for entry in fs::read_dir(&self.dir).map_err(Error::io(what()))? {
             let entry = entry.map_err(Error::io(what()))?;
-            let Some(ip) = entry.file_name().to_str().and_then(|n| n.parse::<Ipv4Addr>().ok()) else { continue };
+            let Some(ip) = entry.file_name().to_str().and_then(|n| n.parse::<IpAddr>().ok()) else { continue };
             if fs::read_to_string(entry.path()).is_ok_and(|holder| holder == owner) {
                 return Ok(Some(ip));
             }
@@ -106,7 +123,7 @@ mod tests {
 
     fn pool(cidr: &str) -> (tempfile::TempDir, Pool) {
         let dir = tempfile::tempdir().unwrap();
-        let pool = Pool::open(dir.path(), cidr.parse().unwrap()).unwrap();
+        let pool = Pool::open(dir.path(), cidr.parse::<IpNetwork>().unwrap()).unwrap();
         (dir, pool)
     }
 
@@ -115,9 +132,25 @@ mod tests {
         let (_dir, pool) = pool("10.1.2.0/29");
         let leased: HashSet<_> = (0..5).map(|n| pool.lease(&format!("c{n}")).unwrap()).collect();
         assert_eq!(leased.len(), 5);
-        assert!(leased.iter().all(|ip| (2..=6).contains(&ip.octets()[3])));
+        let expected: HashSet<_> = (2..=6).map(|n| IpAddr::from([10, 1, 2, n])).collect();
+        assert_eq!(leased, expected);
         let full = pool.lease("one too many").unwrap_err().to_string();
         assert_eq!(full, "all 5 addresses of the node's Pod CIDR 10.1.2.0/29 are taken");
+    }
+
+    #[test]
+    fn an_ipv6_range_is_a_pool_like_any_other() {
+        let (_dir, wide) = pool("fd00:10:244:1::/64");
+        assert_eq!(wide.lease("a").unwrap().to_string(), "fd00:10:244:1::2");
+        assert_eq!(wide.lease("b").unwrap().to_string(), "fd00:10:244:1::3");
+        assert_eq!(wide.lease("a").unwrap().to_string(), "fd00:10:244:1::2", "a repeated ADD finds its own");
+        assert_eq!(wide.release("a").unwrap().unwrap().to_string(), "fd00:10:244:1::2");
+        assert_eq!(wide.lease("c").unwrap().to_string(), "fd00:10:244:1::4", "a freed one rests");
+        let (dir, narrow) = pool("fd00::/126");
+        narrow.lease("a").unwrap();
+        assert!(narrow.lease("b").unwrap_err().to_string().contains("all 1 addresses"));
+        let none = Pool::open(dir.path(), "fd00::/127".parse::<IpNetwork>().unwrap());
+        assert!(none.is_err_and(|error| error.to_string().contains("smaller than a /126")));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A Pod sees one link and one neighbour, 169.254.1.1, whose hardware address is pinned to the host side of its veth:
-//! nothing is learnt by ARP in either direction, so nothing can be poisoned.
+//! nothing is learnt by ARP in either direction, so nothing can be poisoned. On a node with an IPv6 Pod CIDR the same holds
+//! for IPv6: an address /128, the neighbour fe80::1, and no router advertisement believed.
 //!
 //! Knows links, addresses and routes. It knows neither Services nor BPF: an interface that is ready is reported to the
 //! agent over its local API, which attaches the datapath.
@@ -31,12 +32,14 @@ pub enum Error {
     Io { what: String, source: io::Error },
     #[error("{path} is not JSON of an endpoint: {source}")]
     EndpointFile { path: PathBuf, source: serde_json::Error },
+    #[error("{what}: {why}")]
+    Route { what: String, why: String },
     #[error("no link named {0} in this network namespace")]
     NoLink(String),
     #[error("all {capacity} addresses of the node's Pod CIDR {cidr} are taken")]
-    Exhausted { cidr: ipnetwork::Ipv4Network, capacity: u32 },
-    #[error("Pod CIDR {0} is smaller than a /30 and leaves no address for a Pod")]
-    CidrTooSmall(ipnetwork::Ipv4Network),
+    Exhausted { cidr: ipnetwork::IpNetwork, capacity: u128 },
+    #[error("Pod CIDR {cidr} is smaller than a /{narrowest} and leaves no address for a Pod")]
+    CidrTooSmall { cidr: ipnetwork::IpNetwork, narrowest: u8 },
     #[error("opening network namespace {path}: {source}")]
     Netns { path: PathBuf, source: io::Error },
     #[error("entering network namespace {path}: {source}")]
@@ -51,6 +54,12 @@ impl Error {
     pub(crate) fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
         let what = what.into();
         move |source| Self::Netlink { what, source }
+    }
+
+    /// Of a route that cannot be, such as one to IPv6 through an IPv4 gateway.
+    pub(crate) fn route<E: std::fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let what = what.into();
+        move |why| Self::Route { what, why: why.to_string() }
     }
 
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {

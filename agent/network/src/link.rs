@@ -3,11 +3,12 @@
 //! Knows netlink. Every error names the link or route it was about.
 
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
 use futures::TryStreamExt;
+use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -95,22 +96,22 @@ impl Netlink {
         }
     }
 
-    /// Puts `ip/prefix` on a link (idempotent).
-    pub async fn add_address(&self, index: u32, ip: Ipv4Addr, prefix: u8) -> Result<(), Error> {
-        self.handle
-            .address()
-            .add(index, IpAddr::V4(ip), prefix)
-            .replace()
-            .execute()
-            .await
-            .map_err(Error::netlink(format!("putting {ip}/{prefix} on link {index}")))
+    /// Puts `ip/prefix` on a link (idempotent). An IPv6 address is usable at once: nobody is asked whether he has it.
+    pub async fn add_address(&self, index: u32, ip: impl Into<IpAddr>, prefix: u8) -> Result<(), Error> {
+        let ip = ip.into();
+        let mut request = self.handle.address().add(index, ip, prefix).replace();
+        if ip.is_ipv6() {
+            request.message_mut().header.flags.insert(AddressHeaderFlags::Nodad);
+        }
+        request.execute().await.map_err(Error::netlink(format!("putting {ip}/{prefix} on link {index}")))
     }
 
-    /// Pins a neighbour: no ARP is sent or believed for it.
-    pub async fn pin_neighbour(&self, index: u32, ip: Ipv4Addr, mac: [u8; 6]) -> Result<(), Error> {
+    /// Pins a neighbour: no ARP or neighbour discovery is sent or believed for it.
+    pub async fn pin_neighbour(&self, index: u32, ip: impl Into<IpAddr>, mac: [u8; 6]) -> Result<(), Error> {
+        let ip = ip.into();
         self.handle
             .neighbours()
-            .add(index, IpAddr::V4(ip))
+            .add(index, ip)
             .link_layer_address(&mac)
             .replace()
             .execute()
@@ -119,44 +120,41 @@ impl Netlink {
     }
 
     /// Routes `destination/prefix` straight out of a link.
-    pub async fn route_to_link(&self, destination: Ipv4Addr, prefix: u8, index: u32) -> Result<(), Error> {
-        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+    pub async fn route_to_link(&self, destination: impl Into<IpAddr>, prefix: u8, index: u32) -> Result<(), Error> {
+        let destination = destination.into();
+        let what = || format!("routing {destination}/{prefix} to link {index}");
+        let builder = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(destination, prefix)
+            .map_err(Error::route(what()))?
             .output_interface(index)
-            .scope(RouteScope::Link)
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .build();
-        self.handle
-            .route()
-            .add(message)
-            .replace()
-            .execute()
-            .await
-            .map_err(Error::netlink(format!("routing {destination}/{prefix} to link {index}")))
+            .scope(RouteScope::Link);
+        self.route(builder, what()).await
     }
 
-    /// Routes `destination/prefix` through `gateway`; `onlink` skips the check that the gateway is in a connected net.
+    /// Routes `destination/prefix` through `gateway`; with a link the check that the gateway is in a connected net is
+    /// skipped.
     pub async fn route_via(
         &self,
-        destination: Ipv4Addr,
+        destination: impl Into<IpAddr>,
         prefix: u8,
-        gateway: Ipv4Addr,
+        gateway: impl Into<IpAddr>,
         link: Option<u32>,
     ) -> Result<(), Error> {
-        let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+        let (destination, gateway) = (destination.into(), gateway.into());
+        let what = || format!("routing {destination}/{prefix} via {gateway}");
+        let mut builder = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(destination, prefix)
-            .gateway(gateway)
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
+            .and_then(|builder| builder.gateway(gateway))
+            .map_err(Error::route(what()))?;
         if let Some(index) = link {
             builder = builder.output_interface(index).onlink();
         }
-        self.handle
-            .route()
-            .add(builder.build())
-            .replace()
-            .execute()
-            .await
-            .map_err(Error::netlink(format!("routing {destination}/{prefix} via {gateway}")))
+        self.route(builder, what()).await
+    }
+
+    async fn route(&self, builder: RouteMessageBuilder<IpAddr>, what: String) -> Result<(), Error> {
+        let message = builder.protocol(RouteProtocol::Other(ROUTE_PROTOCOL)).build();
+        self.handle.route().add(message).replace().execute().await.map_err(Error::netlink(what))
     }
 }
 

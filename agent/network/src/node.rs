@@ -14,24 +14,42 @@ pub const PLUGIN: &str = "strake-cni";
 /// containerd looks for a plugin of this name beside ours.
 pub const LOOPBACK: &str = "loopback";
 
-/// Turns on forwarding and loosens reverse-path filtering, in this network namespace only.
+/// Turns on forwarding, of IPv6 too where Pods have it, and loosens reverse-path filtering, in this network namespace only.
 ///
 /// rp_filter must not be strict: a reply that the datapath translated comes from an address whose route points
 /// elsewhere. Spoofing is refused at from_pod instead, where the sender is known.
-pub fn enable_forwarding(uplink: &str) -> Result<(), Error> {
+pub fn enable_forwarding(uplink: &str, ipv6: bool) -> Result<(), Error> {
     for (key, value) in [
-        ("net/ipv4/ip_forward".to_owned(), "1"),
-        ("net/ipv4/conf/all/rp_filter".to_owned(), "0"),
-        ("net/ipv4/conf/default/rp_filter".to_owned(), "0"),
-        (format!("net/ipv4/conf/{uplink}/rp_filter"), "0"),
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", "0"),
+        (&*format!("net/ipv4/conf/{uplink}/rp_filter"), "0"),
     ] {
-        let path = Path::new("/proc/sys").join(&key);
-        let have = fs::read_to_string(&path).unwrap_or_default();
-        if have.trim() != value {
-            fs::write(&path, value).map_err(Error::io(format!("setting {} to {value}", key.replace('/', "."))))?;
+        set_sysctl(key, value)?;
+    }
+    if ipv6 {
+        // A forwarding host believes no router advertisements, by which it may have its own address and way out, unless
+        // told to.
+        let accept = format!("net/ipv6/conf/{uplink}/accept_ra");
+        if sysctl(&accept).as_deref() == Some("1") {
+            set_sysctl(&accept, "2")?;
         }
+        set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
     }
     Ok(())
+}
+
+fn sysctl(key: &str) -> Option<String> {
+    fs::read_to_string(Path::new("/proc/sys").join(key)).ok().map(|value| value.trim().to_owned())
+}
+
+/// Sets a kernel parameter of the calling thread's network namespace, unless it is set so already.
+pub(crate) fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
+    if sysctl(key).as_deref() == Some(value) {
+        return Ok(());
+    }
+    let path = Path::new("/proc/sys").join(key);
+    fs::write(path, value).map_err(Error::io(format!("setting {} to {value}", key.replace('/', "."))))
 }
 
 /// Puts the cluster DNS address on `lo`, where the agent's server binds it.

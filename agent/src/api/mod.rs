@@ -47,8 +47,7 @@ pub fn spec(endpoint: &endpoint::Endpoint) -> EndpointSpec {
     EndpointSpec {
         pod: ObjectName::new(endpoint.namespace.as_str(), endpoint.pod.as_str()),
         ip: endpoint.ip,
-        // The Pods of our own network have none.
-        ip6: None,
+        ip6: endpoint.ip6,
         interface: endpoint.interface.clone(),
         ifindex: endpoint.ifindex,
         mac: endpoint.mac,
@@ -119,7 +118,10 @@ impl Endpoints for Interfaces {
         let spec = EndpointSpec {
             pod: ObjectName::new(e.namespace.as_str(), e.pod.as_str()),
             ip: e.ip.parse().map_err(|_| wrong("address", &e.ip))?,
-            ip6: None,
+            ip6: match e.ip6.as_str() {
+                "" => None,
+                ip6 => Some(ip6.parse().map_err(|_| wrong("address", ip6))?),
+            },
             interface: e.interface.clone(),
             ifindex: e.ifindex,
             mac: endpoint::parse_mac(&e.mac).ok_or_else(|| wrong("hardware address", &e.mac))?,
