@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is a test's report")]
 
 mod clients;
+mod dual_stack;
 mod explain;
 mod node;
 mod proxy;

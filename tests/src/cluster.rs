@@ -104,6 +104,19 @@ impl Cluster {
         args
     }
 
+    /// Flags for every node that is started from now on.
+    pub fn use_node_flags(&mut self, flags: &[&str]) {
+        self.node_extra = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
+    /// Ends the strake process of a room, and waits until it has.
+    pub fn stop(&self, room: &Room) {
+        let pid = self.pid(room);
+        self.signal(pid, "TERM");
+        let gone = || if Path::new(&format!("/proc/{pid}/exe")).exists() { Err(self.log_tail()) } else { Ok(()) };
+        eventually("strake ends when it is told to", gone);
+    }
+
     /// Starts the server's process; does not wait.
     pub fn start_server(&self) -> process::Id {
         let mut args = vec!["server".to_owned()];

@@ -34,6 +34,9 @@ pub struct UpArgs {
     /// Do not deploy the demo
     #[arg(long)]
     no_demo: bool,
+    /// Give nodes, Pods and Services addresses of IPv6 too
+    #[arg(long)]
+    dual_stack: bool,
 }
 
 pub fn up(args: &UpArgs) -> Result<()> {
@@ -58,7 +61,7 @@ pub fn up(args: &UpArgs) -> Result<()> {
             Some(process) => process,
             None => {
                 started += 1;
-                spawn(&strake, &rig, room, n == 0)?
+                spawn(&strake, &rig, room, n == 0, args.dual_stack)?
             }
         };
         if n == 0 {
@@ -125,7 +128,7 @@ fn running(groups: &Hierarchies, rig: &str, node: &str) -> Option<process::Id> {
         .and_then(process::Id::of)
 }
 
-fn spawn(strake: &Path, rig: &Rig, room: &Room, server: bool) -> Result<process::Id> {
+fn spawn(strake: &Path, rig: &Rig, room: &Room, server: bool, dual_stack: bool) -> Result<process::Id> {
     let data_dir = &rig.spec.data_dir;
     let mut args: Vec<String> = vec![if server { "server" } else { "agent" }.into()];
     let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
@@ -137,6 +140,10 @@ fn spawn(strake: &Path, rig: &Rig, room: &Room, server: bool) -> Result<process:
     flag("cgroup-parent", room.cgroup_parent.clone());
     flag("bpf-root", room.bpf_root.display().to_string());
     flag("resolv-conf", room.dir.join("resolv.conf").display().to_string());
+    if dual_stack {
+        flag("cluster-cidr", "10.244.0.0/16,fd00:10:244::/56".into());
+        flag("service-cidr", "10.96.0.0/16,fd00:10:96::/112".into());
+    }
     if !server {
         let first = rig.rooms().first().context("a rig has a first room")?;
         flag("server", format!("https://{}:6443", first.ip));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,25 @@ struct Url {
 fn parse(url: &str) -> Result<Url, String> {
     let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url}: only http:// is known"))?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-    let (host, port) = match authority.split_once(':') {
-        Some((host, port)) => (host, port.parse().map_err(|e| format!("{url}: port {port}: {e}"))?),
-        None => (authority, 80),
+    // An IPv6 address stands in brackets (RFC 3986, 3.2.2).
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
     };
+    let port = port.map_or(Ok(80), str::parse).map_err(|e| format!("{url}: the port: {e}"))?;
     Ok(Url { host: host.into(), port, path: path.into() })
 }
 
+/// An address as it is, or the first that a name has.
+fn address(host: &str) -> Result<IpAddr, String> {
+    match host.parse() {
+        Ok(ip) => Ok(ip),
+        Err(_) => Ok((*dns::resolve(host)?.first().ok_or("no address")?).into()),
+    }
+}
+
 fn connect(url: &Url) -> Result<TcpStream, String> {
-    let ip = *dns::resolve(&url.host)?.first().ok_or("no address")?;
-    let to = SocketAddr::from((ip, url.port));
+    let to = SocketAddr::new(address(&url.host)?, url.port);
     let stream =
         TcpStream::connect_timeout(&to, Duration::from_secs(3)).map_err(|e| format!("connecting to {to}: {e}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| e.to_string())?;
@@ -129,8 +138,9 @@ pub fn stream(url: &str, seconds: u64) -> Result<ExitCode, String> {
 pub fn udp_send(to: &str, text: &str, n: u64) -> Result<ExitCode, String> {
     let (host, port) = to.rsplit_once(':').ok_or_else(|| format!("{to} is not HOST:PORT"))?;
     let port: u16 = port.parse().map_err(|e| format!("port {port}: {e}"))?;
-    let ip = *dns::resolve(host)?.first().ok_or("no address")?;
-    let socket = UdpSocket::bind("0.0.0.0:0").map_err(|e| e.to_string())?;
+    let ip = address(host.trim_start_matches('[').trim_end_matches(']'))?;
+    let any = if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).map_err(|e| e.to_string())?;
     socket.set_read_timeout(Some(Duration::from_secs(3))).map_err(|e| e.to_string())?;
     for _ in 0..n {
         socket.send_to(text.as_bytes(), (ip, port)).map_err(|e| format!("sending to {ip}:{port}: {e}"))?;

@@ -12,12 +12,14 @@ use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: demo COMMAND
-  web [--port 8080] [--drain 2]          answer HTTP with this Pod's name; /stream never ends; SIGTERM drains first
+  web [--port 8080] [--drain 2] [--six]  answer HTTP with this Pod's name; /stream never ends; SIGTERM drains first;
+                                         --six: of both families
   call URL [-n 30]                       open N connections one after another and count who answered
   load URL [--rate 50] [--seconds 10]    open RATE connections a second; print ok and failed as JSON
   stream URL [--seconds 10]              hold one connection and read from it; print what came as JSON
   resolve NAME                           print the A records of NAME, by /etc/resolv.conf
-  udp-echo [--port 8080]                 send every datagram back with this Pod's name in front
+  resolve6 NAME                          print its AAAA records
+  udp-echo [--port 8080] [--six]         send every datagram back with this Pod's name in front
   udp-send HOST:PORT TEXT [-n 1]         send datagrams and print the answers
   sleep                                  wait for SIGTERM
   cat | echo WORDS | exit CODE | env | tty | read FILE | fail-after SECONDS";
@@ -44,14 +46,15 @@ fn run(words: &[&str]) -> Result<ExitCode, String> {
         }
     };
     let port = || option("--port", 8080).and_then(|p| u16::try_from(p).map_err(|_| format!("port {p} is over 65535")));
+    let any = || if words.contains(&"--six") { "::" } else { "0.0.0.0" };
     match words {
         ["web", ..] => {
             signals::exit_on_term(option("--drain", 2)?);
-            web::serve(port()?)?;
+            web::serve(any(), port()?)?;
         }
         ["udp-echo", ..] => {
             signals::exit_on_term(0);
-            web::serve_udp(port()?)?;
+            web::serve_udp(any(), port()?)?;
         }
         ["call", url, ..] => return client::call(url, option("-n", 30)?),
         ["load", url, ..] => return client::load(url, option("--rate", 50)?, option("--seconds", 10)?),
@@ -59,6 +62,11 @@ fn run(words: &[&str]) -> Result<ExitCode, String> {
         ["udp-send", to, text, ..] => return client::udp_send(to, text, option("-n", 1)?),
         ["resolve", name] => {
             for address in dns::resolve(name)? {
+                println!("{address}");
+            }
+        }
+        ["resolve6", name] => {
+            for address in dns::resolve6(name)? {
                 println!("{address}");
             }
         }

@@ -8,8 +8,9 @@ fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".into(), |s| s.trim().to_owned())
 }
 
-pub fn serve(port: u16) -> Result<(), String> {
-    let listener = TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("listening on port {port}: {e}"))?;
+/// On `any`, the unspecified address: that of IPv6 takes connections of both families.
+pub fn serve(any: &str, port: u16) -> Result<(), String> {
+    let listener = TcpListener::bind((any, port)).map_err(|e| format!("listening on port {port}: {e}"))?;
     println!("{} listens on {port}", hostname());
     for connection in listener.incoming() {
         match connection {
@@ -46,7 +47,7 @@ fn answer(mut connection: &TcpStream) {
         }
         return;
     }
-    let peer = connection.peer_addr().map_or_else(|e| e.to_string(), |a| a.ip().to_string());
+    let peer = connection.peer_addr().map_or_else(|e| e.to_string(), |a| a.ip().to_canonical().to_string());
     let (status, body) = match path {
         "/" | "/hostname" => ("200 OK", format!("{name}\n")),
         "/client-ip" => ("200 OK", format!("{peer}\n")),
@@ -61,8 +62,8 @@ fn answer(mut connection: &TcpStream) {
     let _ = connection.write_all(text.as_bytes());
 }
 
-pub fn serve_udp(port: u16) -> Result<(), String> {
-    let socket = UdpSocket::bind(("0.0.0.0", port)).map_err(|e| format!("listening on UDP port {port}: {e}"))?;
+pub fn serve_udp(any: &str, port: u16) -> Result<(), String> {
+    let socket = UdpSocket::bind((any, port)).map_err(|e| format!("listening on UDP port {port}: {e}"))?;
     println!("{} listens on UDP {port}", hostname());
     let mut buf = [0; 2048];
     loop {

@@ -5,6 +5,7 @@
 //!  <link> 10.201.N.1/24 --veth--   bridge br0   --veth--  eth0 10.201.N.11/24   strake, containerd, Pods
 //!                                               --veth--  node2 eth0 10.201.N.12/24 ...
 //! ```
+//! A node's eth0 has an IPv6 address too, fd5b:7261:201:N::11/64 written in hexadecimal; the host's link has none.
 //!
 //! A room has no default route: nothing in it can reach further than the bridge. The machine's own uplink, routes,
 //! resolver, rules and root cgroup are not touched; what the host gets is one veth with one address.

@@ -1,7 +1,7 @@
 //! One node's room: a process that holds its namespaces open, and commands run inside.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use crate::{Error, Spec, process, run};
 pub struct Room {
     pub name: String,
     pub ip: Ipv4Addr,
+    /// Where the machine has IPv6.
+    pub ip6: Ipv6Addr,
     /// The node's directory in the data dir.
     pub dir: PathBuf,
     /// Where the node's socket hooks go: its subtree of the cgroup2 hierarchy.
@@ -32,6 +34,7 @@ impl Room {
         Self {
             name: name.into(),
             ip,
+            ip6: address6(ip),
             cgroup_root: groups.v2.join(&spec.name).join(name),
             cgroup_parent: format!("/{}/{name}/kubepods", spec.name),
             bpf_root: dir.join("bpf"),
@@ -129,6 +132,12 @@ pub(crate) fn join_host(fabric: i32, link: &str, ip: Ipv4Addr) -> Result<(), Err
     run("ip", &["link", "set", link, "up"]).map(drop)
 }
 
+/// The IPv6 address of the room that has an IPv4 one: unique local (RFC 4193), of a /64 as the other is of a /24.
+pub(crate) fn address6(ip: Ipv4Addr) -> Ipv6Addr {
+    let [_, b, c, d] = ip.octets().map(u16::from);
+    Ipv6Addr::new(0xfd5b, 0x7261, b, c, 0, 0, 0, d)
+}
+
 /// Joins a node to the bridge as its `eth0`.
 pub(crate) fn join_node(fabric: i32, room: i32, name: &str, ip: Ipv4Addr) -> Result<(), Error> {
     let (fabric, room) = (fabric.to_string(), room.to_string());
@@ -139,7 +148,11 @@ pub(crate) fn join_node(fabric: i32, room: i32, name: &str, ip: Ipv4Addr) -> Res
         in_net(&fabric, &["ip", "link", "set", name, "master", "br0", "up"])?;
     }
     in_net(&room, &["ip", "address", "replace", &format!("{ip}/24"), "dev", "eth0"])?;
-    in_net(&room, &["ip", "link", "set", "eth0", "up"]).map(drop)
+    in_net(&room, &["ip", "link", "set", "eth0", "up"])?;
+    if Path::new("/proc/sys/net/ipv6").exists() {
+        in_net(&room, &["ip", "address", "replace", &format!("{}/64", address6(ip)), "dev", "eth0", "nodad"])?;
+    }
+    Ok(())
 }
 
 fn in_net(pid: &str, words: &[&str]) -> Result<String, Error> {
