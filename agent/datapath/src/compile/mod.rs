@@ -32,9 +32,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr6, Port};
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey6};
-use strake_state::{
-    LB_ALGORITHM, ObjectName, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World,
-};
+use strake_state::{LB_ALGORITHM, ObjectName, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
 
 use crate::config::{Config, LbAlgorithm};
 use crate::desired::{Desired, Frontend, Set, Warning};
