@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report, in its helpers too")]
 
 mod dns;
+mod fragments;
 mod harness;
 mod live;
 mod load;

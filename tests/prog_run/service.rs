@@ -344,34 +344,6 @@ fn a_pod_that_opted_out_has_its_direct_datagrams_tracked_too() -> Result<()> {
 }
 
 #[test]
-fn later_fragments_follow_the_first() -> Result<()> {
-    let mut kernel = Kernel::new()?;
-    let service = Service { id: 13, backend_base: 10, ..Service::default() };
-    kernel.service(frontend(VIP, 53, proto::UDP), service, &[backend(REMOTE, 5353, 0, 7)])?;
-    let fragment = |first: bool| {
-        let mut frame = udp(CLIENT, (VIP, 53), &[7; 64]);
-        frame[18..20].copy_from_slice(&[0xab, 0xcd]);
-        frame[20..22].copy_from_slice(if first { &[0x20, 0] } else { &[0, 9] });
-        frame[24..26].copy_from_slice(&[0, 0]);
-        let sum =
-            strake_logic::checksum::finish(strake_logic::checksum::sum::<20>(frame[14..34].try_into().unwrap()), false);
-        frame[24..26].copy_from_slice(&sum.to_ne_bytes());
-        frame
-    };
-    // Out of order: nobody knows where it belongs.
-    assert_eq!(kernel.run("from_pod", &fragment(false))?.verdict, DROP);
-    assert_eq!(kernel.dropped(DropReason::FragmentUnknown)?, 1);
-    let first = kernel.run("from_pod", &fragment(true))?;
-    assert_eq!((first.verdict, &first.frame[30..34]), (PASS, &REMOTE[..]));
-    assert_eq!(&first.frame[36..38], &5353u16.to_be_bytes());
-    let later = kernel.run("from_pod", &fragment(false))?;
-    assert_eq!((later.verdict, &later.frame[30..34]), (PASS, &REMOTE[..]));
-    assert_eq!(later.frame[34..], fragment(false)[34..], "what follows the header is data");
-    assert_eq!(kernel.counted(Counter::FragmentFollowed)?, 1);
-    Ok(())
-}
-
-#[test]
 fn a_flow_that_was_quiet_for_too_long_chooses_again() -> Result<()> {
     let mut kernel = Kernel::new()?;
     let service = Service { id: 13, backend_base: 10, ..Service::default() };

@@ -134,7 +134,8 @@ fn later_fragments_follow_the_first() -> Result<()> {
         let [hi, lo] = bits.to_be_bytes();
         extended(&whole, &[(44, &[0, 0, hi, lo, 1, 2, 3, 4])])
     };
-    drops(&mut kernel, &fragment(64), DropReason::FragmentUnknown)?;
+    assert_eq!(kernel.run("from_pod", &fragment(64))?.verdict, DROP);
+    assert_eq!((kernel.counted(Counter::FragmentParked)?, kernel.dropped(DropReason::FragmentUnknown)?), (1, 0));
     let first = kernel.run("from_pod", &fragment(1))?;
     assert_eq!((first.verdict, &first.frame[38..54]), (PASS, &REMOTE6.octets()[..]));
     assert_eq!(&first.frame[64..66], &8080u16.to_be_bytes());
@@ -165,8 +166,6 @@ fn a_pod_speaks_from_its_own_address_and_to_its_link() -> Result<()> {
         // Duplicate address detection, router solicitation.
         icmp6(nobody, routers, 135, 0, &about(POD6)),
         icmp6(link, routers, 133, 0, &[0; 4]),
-        // A later fragment, whose data begins as an announcement of somebody else's address would.
-        extended(&icmp6(POD6, REMOTE6, 136, 0, &about(LOCAL6)), &[(44, &later)]),
     ] {
         let frame = from_pod(frame);
         let out = kernel.run("from_pod", &frame)?;
@@ -178,6 +177,10 @@ fn a_pod_speaks_from_its_own_address_and_to_its_link() -> Result<()> {
     drops(&mut kernel, &from_pod(icmp6(link, GATEWAY6, 137, 0, &[0; 36])), DropReason::SpoofedNdp)?;
     let pieces = extended(&icmp6(POD6, GATEWAY6, 136, 0, &about(POD6)), &[(44, &first)]);
     drops(&mut kernel, &from_pod(pieces), DropReason::SpoofedNdp)?;
+    // A later fragment, whose data begins as an announcement of somebody else's address would: it waits for its first.
+    let data = extended(&icmp6(POD6, REMOTE6, 136, 0, &about(LOCAL6)), &[(44, &later)]);
+    assert_eq!(kernel.run("from_pod", &from_pod(data))?.verdict, DROP);
+    assert_eq!(kernel.counted(Counter::FragmentParked)?, 1);
     // All else between addresses of the link: multicast listener reports, the node's own servers.
     for frame in [
         extended(&icmp6(nobody, routers, 143, 0, &[0; 4]), &[(0, &[0, 0, 5, 2, 0, 0, 1, 0])]),

@@ -31,6 +31,13 @@ pub const CONNTRACK_V6: &str = "CONNTRACK_V6";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// LRU hash [`FragmentKey6`] -> [`FragmentPorts`].
 pub const FRAGMENTS_V6: &str = "FRAGMENTS_V6";
+/// LRU hash [`FragmentKey6`] (IPv4 mapped) -> `u32` (seconds of `CLOCK_MONOTONIC`): datagrams of which pieces are in [`PARKED`].
+pub const AWAITED: &str = "FRAG_AWAITED";
+/// LRU hash [`ParkedKey`] -> a frame: pieces that came before the first of their datagram, and wait for it. Of interest to
+/// the programs only.
+pub const PARKED: &str = "FRAG_PARKED";
+/// Per-CPU memory for one frame.
+pub const PARKED_SCRATCH: &str = "FRAG_SCRATCH";
 
 /// [`ConntrackKey::border`]: the host side of a Pod's veth.
 pub const BORDER_POD: u8 = 0;
@@ -181,11 +188,25 @@ abi_struct! {
 }
 
 abi_struct! {
+    /// A piece of a datagram.
+    pub struct ParkedKey: 44 {
+        /// Of which datagram, of either family: IPv4 is mapped.
+        pub datagram: FragmentKey6 = 0,
+        /// Offset in the datagram, in units of 8 bytes; never 0.
+        pub offset: u16 = 40,
+        /// Zero.
+        pub reserved: u16 = 42,
+    }
+}
+
+abi_struct! {
     /// Ports found in the first fragment.
-    pub struct FragmentPorts: 4 {
+    pub struct FragmentPorts: 8 {
         /// Source port.
         pub sport: Port = 0,
         /// Destination port.
         pub dport: Port = 2,
+        /// Seconds of `CLOCK_MONOTONIC` at which it came.
+        pub since_s: u32 = 4,
     }
 }

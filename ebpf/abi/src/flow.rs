@@ -167,6 +167,10 @@ named_enum! {
         ConntrackCreated = 17 => "conntrack_created",
         /// DNS questions answered with "no such name".
         DnsNoName = 18 => "dns_no_name",
+        /// Later fragments that wait for their first.
+        FragmentParked = 19 => "fragment_parked",
+        /// Of these, the ones that their first has released.
+        FragmentReleased = 20 => "fragment_released",
     }
 }
 

@@ -79,6 +79,10 @@ pub struct Ip<A> {
     pub fragment: Fragment,
     /// Identification, network byte order. IPv4's has 16 bits.
     pub id: u32,
+    /// Offset in the datagram, in units of 8 bytes.
+    pub offset: u16,
+    /// Whether another piece follows.
+    pub more: bool,
     /// Offset of the transport header in the frame. IPv4: 34 to 74.
     pub l4: usize,
     /// Bytes of the transport header and what follows, per the length field of the header.
@@ -119,6 +123,8 @@ pub fn ipv4(head: &Head, frame_len: u32) -> Result<Ipv4, Malformed> {
         ttl: head[22],
         fragment,
         id: u16::from_ne_bytes([head[18], head[19]]) as u32,
+        offset: bits & 0x1fff,
+        more: bits & 0x2000 != 0,
         l4: ETH_LEN + ihl,
         l4_len: total - ihl as u16,
     })

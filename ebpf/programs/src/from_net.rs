@@ -13,11 +13,11 @@ use strake_logic::{choose, flow};
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
 use crate::service::Target;
-use crate::skb::{Action, Kind, PASS, Packet, Skb, out_to_neighbour, refusal, settle};
+use crate::skb::{Action, DROP, Kind, PASS, Packet, Skb, out_to_neighbour, refusal, settle};
 use crate::translate::apply;
 use crate::wire::Wire;
 use crate::work::Work;
-use crate::{maps, service, track};
+use crate::{maps, park, service, track};
 
 #[classifier]
 pub fn from_net(ctx: TcContext) -> i32 {
@@ -44,6 +44,12 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     }
     if packet.read(skb, BORDER_NET).is_err() {
         return Ok(PASS);
+    }
+    if packet.kind == Kind::Lost && park::hold(skb, packet, BORDER_NET) {
+        return Ok(DROP);
+    }
+    if packet.ip.fragment == Fragment::First && !park::release(skb, packet, BORDER_NET) {
+        return Err(DropReason::RewriteFailed);
     }
     match packet.kind {
         Kind::Flow => {}

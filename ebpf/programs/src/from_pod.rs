@@ -16,11 +16,11 @@ use crate::maps::{self, ENDPOINTS, get};
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
 use crate::service::Target;
-use crate::skb::{Action, Kind, PASS, Packet, Skb, into_pod, refusal, settle};
+use crate::skb::{Action, DROP, Kind, PASS, Packet, Skb, into_pod, refusal, settle};
 use crate::translate::{apply, carry, turn_ethernet};
 use crate::wire::Wire;
 use crate::work::Work;
-use crate::{service, track};
+use crate::{park, service, track};
 
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
@@ -58,6 +58,12 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
         return Ok(PASS);
     }
     packet.read(skb, BORDER_POD)?;
+    if packet.kind == Kind::Lost && park::hold(skb, packet, BORDER_POD) {
+        return Ok(DROP);
+    }
+    if packet.ip.fragment == Fragment::First && !park::release(skb, packet, BORDER_POD) {
+        return Err(DropReason::RewriteFailed);
+    }
     if let Some(action) = A::dns(skb, config, work) {
         return Ok(action);
     }

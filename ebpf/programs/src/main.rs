@@ -47,8 +47,9 @@
 //!
 //! * IPv6: names are answered over IPv4 alone; at most six extension headers are walked, and a routing header with
 //!   segments left is refused to a Pod and left alone elsewhere; an ICMPv6 refusal quotes 48 bytes.
-//! * Fragments follow their first one. One that overtakes it is dropped and counted (`fragment_unknown`) on its way to a
-//!   Service, and left to the kernel everywhere else.
+//! * Fragments follow their first one, and one that overtakes it waits for it ([`park`]). What cannot wait, a frame longer
+//!   than the usual Ethernet's, is dropped and counted (`fragment_unknown`) on its way to a Service, and left to the kernel
+//!   everywhere else.
 //! * A refusal that answers a packet whose checksum was left to the device carries what that device would expect
 //!   (`checksum::is_partial`); an ICMP refusal to such a packet is right for any receiver behind a veth.
 //!
@@ -71,6 +72,7 @@ mod from_pod;
 mod icmp;
 mod icmp6;
 mod maps;
+mod park;
 mod refuse;
 mod report;
 mod service;

@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use strake_abi::config::Config;
-use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentKey6, FragmentPorts};
+use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentKey6, FragmentPorts, ParkedKey};
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{Endpoint, PodNetns};
 use strake_abi::flow::{Counter, DropReason, EventKind};
@@ -14,6 +14,7 @@ use strake_abi::service::{
 use strake_abi::sock::{SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockNatKey6};
 use strake_abi::{Addr4, Addr6};
 
+use crate::park::Parked;
 use crate::work::Work;
 
 #[map]
@@ -53,6 +54,12 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_
 pub static CONNTRACK_V6: LruHashMap<ConntrackKey<Addr6>, Conntrack<Addr6>> = LruHashMap::with_max_entries(32_768, 0);
 #[map]
 pub static FRAGMENTS_V6: LruHashMap<FragmentKey6, FragmentPorts> = LruHashMap::with_max_entries(2_048, 0);
+#[map]
+pub static FRAG_AWAITED: LruHashMap<FragmentKey6, u32> = LruHashMap::with_max_entries(1_024, 0);
+#[map]
+pub static FRAG_PARKED: LruHashMap<ParkedKey, Parked> = LruHashMap::with_max_entries(1_024, 0);
+#[map]
+pub static FRAG_SCRATCH: PerCpuArray<Parked> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);

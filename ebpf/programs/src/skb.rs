@@ -12,9 +12,10 @@ use core::mem::MaybeUninit;
 use strake_abi::conntrack::{ConntrackKey, FragmentPorts, Tuple};
 use strake_abi::flow::{Counter, DropReason, Hook, Verdict};
 use strake_abi::{Port, proto};
+use strake_logic::choose::is_fresh;
 use strake_logic::packet::{self, Fragment, Ip, Transport, ethertype};
 
-use crate::report::{self, count};
+use crate::report::{self, count, now_ns, seconds};
 use crate::wire::Wire;
 
 /// What becomes of a packet, in one byte.
@@ -334,8 +335,10 @@ impl<A: Wire> Packet<A> {
 
 /// Finds the ports of a later fragment.
 #[inline(never)]
-fn followed<A: Wire>(packet: &mut Packet<A>, border: u8) {
-    let Some(ports) = A::fragment(&packet.ip, border) else { return };
+pub fn followed<A: Wire>(packet: &mut Packet<A>, border: u8) {
+    // An identification is used again: what came too long ago is another datagram's.
+    let fresh = |ports: &&FragmentPorts| is_fresh(seconds(now_ns()), ports.since_s, A::REASSEMBLY_S);
+    let Some(ports) = A::fragment(&packet.ip, border).filter(fresh) else { return };
     packet.tuple.sport = ports.sport;
     packet.tuple.dport = ports.dport;
     packet.kind = Kind::Flow;
@@ -344,7 +347,8 @@ fn followed<A: Wire>(packet: &mut Packet<A>, border: u8) {
 
 #[inline(never)]
 fn remember<A: Wire>(packet: &Packet<A>, border: u8) {
-    let ports = FragmentPorts { sport: packet.tuple.sport, dport: packet.tuple.dport };
+    let (sport, dport) = (packet.tuple.sport, packet.tuple.dport);
+    let ports = FragmentPorts { sport, dport, since_s: seconds(now_ns()) };
     // A full LRU map makes room; if it cannot, the later fragments are lost, and counted when they come.
     A::put_fragment(&packet.ip, border, &ports);
 }

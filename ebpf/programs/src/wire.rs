@@ -39,6 +39,8 @@ pub trait Wire: Address + Client + rewrite::Address + Into<Addr6> {
     /// A DNS question.
     type Dns: 'static;
     const ETHERTYPE: u16;
+    /// Seconds that the other pieces of a datagram are waited for, as the kernel does it (ip_frag_time; RFC 8200, 4.5).
+    const REASSEMBLY_S: u32;
     /// Bytes of a refusal.
     const RESET_LEN: u32;
     const UNREACHABLE_LEN: u32;
@@ -106,6 +108,7 @@ impl Wire for Addr4 {
     type Rewrite = icmp::Rewrite;
     type Dns = Scratch;
     const ETHERTYPE: u16 = ethertype::IPV4;
+    const REASSEMBLY_S: u32 = 30;
     const RESET_LEN: u32 = reply::RESET_LEN as u32;
     const UNREACHABLE_LEN: u32 = reply::UNREACHABLE_LEN as u32;
 

@@ -23,6 +23,7 @@ impl Wire for Addr6 {
     type Rewrite = icmp::Rewrite;
     type Dns = ();
     const ETHERTYPE: u16 = ethertype::IPV6;
+    const REASSEMBLY_S: u32 = 60;
     const RESET_LEN: u32 = reply::RESET_LEN as u32;
     const UNREACHABLE_LEN: u32 = reply::UNREACHABLE_LEN as u32;
 

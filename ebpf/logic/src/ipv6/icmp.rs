@@ -51,6 +51,8 @@ pub const fn quoted(fixed: &[u8; IPV6_LEN], at: usize) -> Option<Ipv6> {
         proto: fixed[6],
         ttl: fixed[7],
         fragment: Fragment::No,
+        offset: 0,
+        more: false,
         id: 0,
         l4: at + IPV6_LEN,
         l4_len: u16::from_be_bytes([fixed[4], fixed[5]]),

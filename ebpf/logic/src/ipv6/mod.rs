@@ -77,6 +77,8 @@ pub const fn fixed(ip: &mut Ipv6, head: &Head, frame_len: u32) -> Result<(), Mal
     ip.ttl = head[21];
     ip.fragment = Fragment::No;
     ip.id = 0;
+    ip.offset = 0;
+    ip.more = false;
     ip.l4 = HEAD_LEN;
     ip.l4_len = len;
     Ok(())
@@ -128,6 +130,8 @@ pub const fn step(ip: &mut Ipv6, bytes: &[u8; 8]) -> Step {
     }
     let bits = u16::from_be_bytes([bytes[2], bytes[3]]);
     ip.id = u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    ip.offset = bits >> 3;
+    ip.more = bits & 1 != 0;
     if bits & 0xfff8 != 0 {
         ip.fragment = Fragment::Later;
         return Step::Data;

@@ -57,7 +57,8 @@ fn build(t: &Tuple6, protocol: u8, payload: &[u8]) -> Vec<u8> {
 
 fn fixed(head: &Head, len: u32) -> Result<Ipv6, Malformed> {
     let (src, dst) = (Addr6::ANY, Addr6::ANY);
-    let mut ip = Ip { src, dst, proto: 0, ttl: 0, fragment: Fragment::Later, id: 1, l4: 0, l4_len: 0 };
+    let mut ip =
+        Ip { src, dst, proto: 0, ttl: 0, fragment: Fragment::Later, id: 1, offset: 9, more: true, l4: 0, l4_len: 0 };
     super::fixed(&mut ip, head, len).map(|()| ip)
 }
 

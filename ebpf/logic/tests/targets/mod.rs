@@ -107,7 +107,18 @@ fn icmp_error(frame: &[u8], ip: &packet::Ipv4) {
 fn ipv6_frame(frame: &[u8]) {
     let Some(head) = bytes::<{ ipv6::HEAD_LEN }>(frame, 0) else { return };
     let any = Addr6::ANY;
-    let mut ip = Ip { src: any, dst: any, proto: 0, ttl: 0, fragment: Fragment::No, id: 0, l4: 0, l4_len: 0 };
+    let mut ip = Ip {
+        src: any,
+        dst: any,
+        proto: 0,
+        ttl: 0,
+        fragment: Fragment::No,
+        id: 0,
+        offset: 0,
+        more: false,
+        l4: 0,
+        l4_len: 0,
+    };
     if ipv6::fixed(&mut ip, &head, frame.len() as u32).is_err() {
         return;
     }
