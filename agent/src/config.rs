@@ -82,6 +82,8 @@ pub struct Config {
     pub lb_algorithm: LbAlgorithm,
     /// Runtimes whose Pods the socket hooks leave alone.
     pub sandboxes: Sandboxes,
+    /// LoadBalancer addresses that somebody else gave are announced too, where no class says whose they are.
+    pub announce_everyones: bool,
     /// Where the proxy component tells how it is doing.
     pub listen: Listen,
     /// A CRI runtime that is there already; none: the agent starts a containerd of its own.

@@ -102,6 +102,7 @@ mod tests {
             zone: None,
             ready: true,
             leaving,
+            excluded_from_lb: false,
         };
         let nodes = [(Box::from("n1"), Arc::new(node))].into_iter().collect();
         let world = World { node_name: "n1".into(), nodes, ..World::default() };

@@ -13,6 +13,7 @@
 //! cluster.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod api;
 mod config;
 pub mod containers;

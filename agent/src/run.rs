@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Interfaces, Questions};
-use crate::{Component, Config, Error, containers, join, proxy};
+use crate::{Component, Config, Error, announce, containers, join, proxy};
 
 type Worlds = watch::Receiver<Arc<World>>;
 
@@ -32,7 +32,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
     // What this host lacks is said first: joining may wait for a server, and then fail for another reason.
     let datapath_config = datapath_config(&config);
     let checked = datapath_config.clone();
-    let datapath_error = |e| Error::Datapath(api::chain(&e));
+    let datapath_error = |e: strake_datapath::Error| Error::Datapath(api::chain(&e));
     tokio::task::spawn_blocking(move || Datapath::preflight(&checked))
         .await
         .map_err(|e| Error::Datapath(e.to_string()))?
@@ -51,13 +51,21 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
 
     let mut parts: JoinSet<Result<(), Error>> = JoinSet::new();
     let client = join::client(&credentials.agent).await?;
-    let worlds = strake_state::watch(client, &config.node_name, Scope::Cluster, token.clone());
+    let worlds = strake_state::watch(client.clone(), &config.node_name, Scope::Cluster, token.clone());
 
     let records = Records::open(dir.join("cni/endpoints"))?;
     adopt(&datapath, &records)?;
     let flows = flows(&datapath, worlds.clone(), &token)?;
     let listener = api::bind(&config.socket())?;
-    let questions = Questions { datapath: datapath.clone(), node_name: config.node_name.clone() };
+    let board = announce::Board::default();
+    // Without the proxy nobody here serves the addresses; without our network somebody else's part may announce them.
+    if config.has(Component::Proxy) && config.has(Component::Network) {
+        let announcer = datapath.announcer().map_err(datapath_error)?;
+        let (uplink, board, everyones) = (config.uplink.clone(), board.clone(), config.announce_everyones);
+        let setup = announce::Setup { client, uplink, everyones, announcer, board };
+        parts.spawn(announce::run(setup, worlds.clone(), token.clone()));
+    }
+    let questions = Questions { datapath: datapath.clone(), node_name: config.node_name.clone(), board };
     let interfaces = Interfaces { datapath: datapath.clone(), records };
     parts.spawn(api::serve(listener, questions, Some(interfaces), flows.history(), token.clone()));
 

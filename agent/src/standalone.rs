@@ -13,6 +13,7 @@ use strake_state::{Sandboxes, Scope};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce;
 use crate::api::{self, Questions};
 use crate::proxy::{self, Listen};
 use crate::run::{flows, until_all_end};
@@ -40,6 +41,8 @@ pub struct Standalone {
     /// Runtimes whose sockets are not this kernel's; their Pods are named in the status.
     pub sandboxes: Sandboxes,
     pub listen: Listen,
+    /// LoadBalancer addresses are announced; needs the right to write Leases in kube-system.
+    pub announce: bool,
 }
 
 /// Runs the proxy until `token` is cancelled or a part fails.
@@ -65,11 +68,18 @@ pub async fn run(config: Standalone, token: CancellationToken) -> Result<(), Err
         );
     }
 
-    let worlds = strake_state::watch(client, &config.node_name, Scope::Proxy, token.clone());
+    let worlds = strake_state::watch(client.clone(), &config.node_name, Scope::Proxy, token.clone());
     let flows = flows(&datapath, worlds.clone(), &token)?;
     let mut parts = JoinSet::new();
     let listener = api::bind(&dir.join("agent.sock"))?;
-    let questions = Questions { datapath: datapath.clone(), node_name: config.node_name.clone() };
+    let board = announce::Board::default();
+    if config.announce {
+        let announcer = datapath.announcer().map_err(|e| Error::Datapath(api::chain(&e)))?;
+        let (uplink, board) = (config.uplink.clone(), board.clone());
+        let setup = announce::Setup { client, uplink, everyones: true, announcer, board };
+        parts.spawn(announce::run(setup, worlds.clone(), token.clone()));
+    }
+    let questions = Questions { datapath: datapath.clone(), node_name: config.node_name.clone(), board };
     parts.spawn(api::serve(listener, questions, None, flows.history(), token.clone()));
     proxy::start(&mut parts, &datapath, &flows.metrics(), &worlds, config.listen, &token);
     until_all_end(parts, &token).await

@@ -54,6 +54,11 @@ pub struct NodeArgs {
     /// random, or by maglev, the same on every node
     #[arg(long, default_value = "random", value_name = "random|maglev")]
     lb_algorithm: LbAlgorithm,
+    /// Announce LoadBalancer addresses by ARP and neighbour discovery that somebody else gave to Services of class
+    /// strake.io/lb or of none, too; what `strake server --load-balancer-pool` gives is announced without this, unless the
+    /// proxy runs alone
+    #[arg(long)]
+    announce: bool,
     /// Handlers of RuntimeClasses whose Pods have sockets of their own, `*` for anything: the socket hooks leave these Pods
     /// alone, and their packets are served instead; empty: none
     #[arg(long, value_delimiter = ',', default_value = Sandboxes::USUAL)]
@@ -149,6 +154,7 @@ impl NodeArgs {
             components: self.components(),
             lb_algorithm: self.lb_algorithm,
             sandboxes: self.sandboxes(),
+            announce_everyones: self.announce,
             listen: self.listen(),
             container_runtime: self
                 .container_runtime_endpoint
@@ -172,6 +178,7 @@ impl NodeArgs {
             lb_algorithm: self.lb_algorithm,
             sandboxes: self.sandboxes(),
             listen: self.listen(),
+            announce: self.announce,
         })
     }
 }

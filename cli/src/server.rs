@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 use strake_agent::Join;
 use strake_controlplane::{AddressPool, Component, ServerConfig};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::node::NodeArgs;
 
 #[derive(clap::Args)]
@@ -54,7 +56,12 @@ pub async fn run(args: Args) -> Result<()> {
         ..ServerConfig::new(std::path::absolute(&args.node.data.data_dir)?, advertise)
     };
     let token = crate::until_signalled()?;
-    let control_plane = strake_controlplane::start(config, token.clone()).await?;
+    // Of its own: the agent is a client of the control plane and ends first, giving up what it holds.
+    let stop = CancellationToken::new();
+    let control_plane = tokio::select! {
+        started = strake_controlplane::start(config, stop.clone()) => started?,
+        () = token.cancelled() => return Ok(()),
+    };
     tracing::info!(url = control_plane.url, took = ?control_plane.took, "the control plane is ready");
     let outcome = if args.disable_agent {
         token.cancelled().await;
@@ -67,8 +74,7 @@ pub async fn run(args: Args) -> Result<()> {
         };
         strake_agent::run(args.node.config(join)?, token.clone()).await.context("the agent of this host")
     };
-    // The agent is a client of the control plane: it ends first.
-    token.cancel();
+    stop.cancel();
     control_plane.wait().await?;
     outcome
 }

@@ -82,8 +82,8 @@ impl At {
 }
 
 const HEAD: [&str; 4] = ["NAMESPACE", "NAME", "FRONTEND", "BACKENDS"];
-const WIDE: [&str; 10] =
-    ["NAMESPACE", "NAME", "TYPE", "FRONTEND", "KIND", "READY", "AFFINITY", "POLICY", "ID", "BACKENDS"];
+const WIDE: [&str; 11] =
+    ["NAMESPACE", "NAME", "TYPE", "FRONTEND", "KIND", "ANNOUNCED BY", "READY", "AFFINITY", "POLICY", "ID", "BACKENDS"];
 
 fn row(service: &Value, wide: bool) -> Vec<String> {
     let text = |key: &str| output::text(service, key);
@@ -102,6 +102,7 @@ fn row(service: &Value, wide: bool) -> Vec<String> {
         service["type"].as_str().unwrap_or("-").into(),
         text("frontend"),
         text("kind"),
+        service["announcedBy"].as_str().unwrap_or("-").into(),
         format!("{}/{}", text("ready"), text("total")),
         affinity,
         text("policy"),

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a panic is a test's report")]
 
+mod announce;
 mod change;
 mod connections;
 mod explain;

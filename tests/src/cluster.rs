@@ -1,6 +1,7 @@
 //! A cluster in a rig of its own.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,18 +50,21 @@ impl Cluster {
         Self::start_nodes(test, nodes, extra, &[])
     }
 
-    /// As [`Cluster::start_with`], with flags for every node too.
+    /// As [`Cluster::start_with`], with flags for every node too. `{net}` in a flag is the front of the nodes' addresses, three
+    /// numbers.
     pub fn start_nodes(test: &str, nodes: usize, extra: &[&str], node_extra: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("strake-").tempdir().unwrap();
         let name = format!("strake-t{}-{test}", std::process::id());
         let spec = Spec { name, data_dir: dir.path().join("d"), nodes };
         let rig = Rig::up(spec).unwrap();
+        let [a, b, c, _] = rig.host_address().octets();
+        let flags = |all: &[&str]| all.iter().map(|e| e.replace("{net}", &format!("{a}.{b}.{c}"))).collect();
         let cluster = Self {
+            extra: flags(extra),
+            node_extra: flags(node_extra),
             rig,
             strake: strake(),
             kubectl: kubectl("1.37.1"),
-            extra: extra.iter().map(|e| (*e).to_owned()).collect(),
-            node_extra: node_extra.iter().map(|e| (*e).to_owned()).collect(),
             _dir: dir,
         };
         cluster.start_server();
@@ -75,6 +79,16 @@ impl Cluster {
 
     pub fn data_dir(&self) -> &Path {
         &self.rig.spec.data_dir
+    }
+
+    /// The host's own address on the nodes' network.
+    pub fn host_address(&self) -> Ipv4Addr {
+        self.rig.host_address()
+    }
+
+    /// The host's link to the nodes' network.
+    pub fn host_link(&self) -> String {
+        self.rig.spec.host_link()
     }
 
     pub fn rooms(&self) -> &[Room] {

@@ -13,6 +13,7 @@ use strake_abi::service::{BACKENDS, MAGLEV};
 use strake_state::{ObjectName, World};
 use tracing::{info, warn};
 
+use crate::announce::Announcer;
 use crate::compile::{Runtime, compile};
 use crate::config::Config;
 use crate::conntrack::Connections;
@@ -225,6 +226,11 @@ impl Datapath {
     /// The snapshot that was applied last.
     pub fn world(&self) -> Arc<World> {
         self.inner.lock().planner.world().clone()
+    }
+
+    /// What answers neighbours for LoadBalancer addresses.
+    pub fn announcer(&self) -> Result<Announcer, Error> {
+        Ok(Announcer::open(&self.maps_folder())?)
     }
 
     /// What this kernel can do.

@@ -39,6 +39,9 @@ pub struct FrontendRow {
     pub name: String,
     /// `10.96.0.1:443/TCP internal`.
     pub frontend: String,
+    /// Alone; `::` or `0.0.0.0` for a NodePort.
+    #[serde(skip)]
+    pub address: IpAddr,
     /// A sentence.
     pub outcome: String,
     pub backends: Vec<SocketAddr>,
@@ -104,6 +107,7 @@ impl View {
                 Some(owner) => owner.name.name.to_string(),
             },
             frontend: ShowKey(key).to_string(),
+            address: key.addr.ip(),
             outcome: row.map_or_else(|| "not programmed: the row is missing".into(), outcome),
             id: row.map_or(0, |row| row.id),
             kind,

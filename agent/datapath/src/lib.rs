@@ -8,6 +8,7 @@
 //!
 //! Knows BPF and, in `compile` only, the snapshot's types. It does not know the Kubernetes API, the CNI plugin or gRPC.
 
+mod announce;
 mod backends;
 mod check;
 mod cidrs;
@@ -39,6 +40,7 @@ mod tables;
 mod trace;
 mod view;
 
+pub use announce::{Announcer, boot_ns};
 pub use backends::{BackendRow, Condition};
 pub use check::{Needs, Violation, check};
 pub use cidrs::Cidrs;

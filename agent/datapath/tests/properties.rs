@@ -20,7 +20,7 @@ use strake_datapath::{
 };
 use strake_logic::maglev;
 use strake_state::{
-    Endpoint, EndpointPort, EndpointSlice, Node, ObjectName, Protocol, Service, ServicePort, ServiceType,
+    Endpoint, EndpointPort, EndpointSlice, LbOwner, Node, ObjectName, Protocol, Service, ServicePort, ServiceType,
     SessionAffinity, TrafficPolicy, World,
 };
 
@@ -116,6 +116,7 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
                 .filter(|(bit, _)| spec.ranges & (1 << bit) != 0)
                 .map(|(_, range)| range.parse().unwrap())
                 .collect(),
+            lb_owner: LbOwner::Other,
             invalid_source_ranges: Vec::new(),
             lb_algorithm: spec.maglev.then(|| "maglev".into()),
             ports: vec![ServicePort { name: "p".into(), protocol, port: spec.port, node_port: spec.node_port }],
@@ -161,6 +162,7 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
         zone: None,
         ready: true,
         leaving: false,
+        excluded_from_lb: false,
     };
     World {
         synced: true,

@@ -16,7 +16,7 @@ use std::{
 };
 use strake_dns::{Config, Error, Server, UpstreamConfig};
 use strake_state::{
-    Endpoint, EndpointPort, EndpointSlice, Namespace, ObjectName, Protocol, Service, ServicePort, ServiceType,
+    Endpoint, EndpointPort, EndpointSlice, LbOwner, Namespace, ObjectName, Protocol, Service, ServicePort, ServiceType,
     SessionAffinity, TrafficPolicy, World,
 };
 use tokio::{
@@ -40,6 +40,7 @@ fn service(namespace: &str, name: &str, ips: &[&str]) -> Service {
         external_ips: vec![],
         load_balancer_ips: vec![],
         load_balancer_source_ranges: vec![],
+        lb_owner: LbOwner::Other,
         invalid_source_ranges: vec![],
         lb_algorithm: None,
         ports: vec![

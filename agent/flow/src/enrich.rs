@@ -169,7 +169,9 @@ fn frontends(service: &Service) -> impl Iterator<Item = (IpAddr, &ServicePort)> 
 mod tests {
     use super::*;
     use strake_abi::addr::{Addr4, Port};
-    use strake_state::{Node, Pod, Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
+    use strake_state::{
+        LbOwner, Node, Pod, Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
+    };
 
     fn world() -> Arc<World> {
         let service = Service {
@@ -181,6 +183,7 @@ mod tests {
             external_ips: Vec::new(),
             load_balancer_ips: Vec::new(),
             load_balancer_source_ranges: Vec::new(),
+            lb_owner: LbOwner::Other,
             invalid_source_ranges: Vec::new(),
             lb_algorithm: None,
             ports: vec![ServicePort { name: "".into(), protocol: Protocol::Tcp, port: 80, node_port: 30080 }],
@@ -211,6 +214,7 @@ mod tests {
             zone: None,
             ready: true,
             leaving: false,
+            excluded_from_lb: false,
         };
         Arc::new(World {
             node_name: "n1".into(),

@@ -19,7 +19,7 @@ use strake_agent_api::v1::{
     ListConnectionsRequest, ListServicesRequest, Removed, StatusReply, StatusRequest, TraceConnectionReply,
     TraceConnectionRequest, TraceServiceReply, TraceServiceRequest,
 };
-use strake_datapath::{Datapath, EndpointSpec};
+use strake_datapath::{Datapath, EndpointSpec, FrontendRow};
 use strake_flow::{FlowService, History};
 use strake_network::endpoint::{self, Records};
 use strake_state::ObjectName;
@@ -29,11 +29,22 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::Error;
+use crate::announce::Board;
+
+/// A frontend, and the node that announces its address.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    #[serde(flatten)]
+    row: FrontendRow,
+    announced_by: Option<String>,
+}
 
 /// Answers the operator.
 pub struct Questions {
     pub datapath: Datapath,
     pub node_name: String,
+    pub board: Board,
 }
 
 /// Takes Pods' interfaces from the CNI plugin.
@@ -172,12 +183,14 @@ impl Operator for Questions {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let datapath = self.datapath.clone();
         let node = self.node_name.clone();
+        let announcements = self.board.all();
         let json = blocking(move || {
             let status = datapath.status().map_err(failed)?;
             let sources = datapath.world().sources.clone();
-            document(
-                &json!({"node": node, "version": env!("CARGO_PKG_VERSION"), "datapath": status, "watches": sources}),
-            )
+            document(&json!({
+                "node": node, "version": env!("CARGO_PKG_VERSION"), "datapath": status, "watches": sources,
+                "announcements": announcements,
+            }))
         })
         .await?;
         Ok(Response::new(StatusReply { json }))
@@ -188,7 +201,14 @@ impl Operator for Questions {
     async fn list_services(&self, _: Request<ListServicesRequest>) -> Result<Response<documents::Stream>, Status> {
         let datapath = self.datapath.clone();
         let view = blocking(move || datapath.view().map_err(failed)).await?;
-        Ok(documents::stream(move |sink| view.frontends(|row| sink.put(&row)).map_err(failed)))
+        let board = self.board.clone();
+        Ok(documents::stream(move |sink| {
+            let each = |row: FrontendRow| {
+                let announced_by = board.node(row.address);
+                sink.put(&Listed { row, announced_by })
+            };
+            view.frontends(each).map_err(failed)
+        }))
     }
 
     type ListBackendsStream = documents::Stream;

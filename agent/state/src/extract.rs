@@ -14,8 +14,8 @@ use tracing::warn;
 
 use crate::intern::intern;
 use crate::world::{
-    Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, Namespace, Node, ObjectName, Pod, Protocol, RuntimeClass,
-    Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, LbOwner, Namespace, Node, ObjectName, Pod, Protocol,
+    RuntimeClass, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
 
 /// On a Pod or a Namespace, `disabled` keeps the socket hooks away from it; the per-packet path serves it instead.
@@ -26,6 +26,15 @@ pub const LB_ALGORITHM: &str = "strake.io/lb-algorithm";
 
 /// On a Service: another proxy than the cluster's own answers it (any value).
 pub const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+
+/// `spec.loadBalancerClass` of Services whose addresses are ours to give and to announce; those without a class are too.
+const LB_CLASS: &str = "strake.io/lb";
+
+/// The condition of a Service to which our controller gave addresses.
+const LB_CONDITION: &str = "strake.io/LoadBalancerAddresses";
+
+/// On a Node: load balancers should look elsewhere (any value).
+const EXCLUDED_FROM_LB: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// On an EndpointSlice: its Service is headless, and nothing is to be programmed for it.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -119,6 +128,16 @@ fn policy(value: Option<&str>) -> TrafficPolicy {
     if value == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
 }
 
+fn lb_owner(service: &core::Service) -> LbOwner {
+    let class = service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
+    let conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    match class {
+        Some(class) if class != LB_CLASS => LbOwner::Other,
+        _ if conditions.into_iter().any(|condition| condition.type_ == LB_CONDITION) => LbOwner::Ours,
+        _ => LbOwner::Unclaimed,
+    }
+}
+
 impl Extract for core::Service {
     type Kept = Service;
 
@@ -181,6 +200,7 @@ impl Extract for core::Service {
             external_name: spec.external_name.as_deref().map(Into::into),
             external_ips: parse_all("externalIPs", meta, spec.external_ips.iter().flatten()),
             load_balancer_ips,
+            lb_owner: lb_owner(self),
             load_balancer_source_ranges,
             invalid_source_ranges,
             ports: kept(ports),
@@ -280,6 +300,7 @@ impl Extract for core::Node {
             ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
             leaving: meta.deletion_timestamp.is_some()
                 || spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == AUTOSCALER_TAINT),
+            excluded_from_lb: meta.labels.as_ref().is_some_and(|labels| labels.contains_key(EXCLUDED_FROM_LB)),
         })
     }
 }

@@ -30,7 +30,7 @@ pub use extract::{Extract, HEADLESS, LB_ALGORITHM, SERVICE_PROXY_NAME, SOCKET_LB
 pub use sandbox::{OptOut, Sandboxes};
 pub use watch::{DEBOUNCE, Scope, watch};
 pub use world::{
-    Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, Kind, Namespace, Node, ObjectName, Pod, Protocol,
+    Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, Kind, LbOwner, Namespace, Node, ObjectName, Pod, Protocol,
     RuntimeClass, Service, ServicePort, ServiceType, Services, SessionAffinity, SlicesByService, Source, SourceState,
     TrafficPolicy, World,
 };

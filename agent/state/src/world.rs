@@ -73,6 +73,17 @@ pub enum ServiceType {
     ExternalName,
 }
 
+/// Who looks after a Service's load balancer addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LbOwner {
+    /// Our controller gave them.
+    Ours,
+    /// The Service is of our class or of none, and somebody else gave them.
+    Unclaimed,
+    /// A Service of another class.
+    Other,
+}
+
 /// `internalTrafficPolicy` / `externalTrafficPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrafficPolicy {
@@ -110,6 +121,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` whose `ipMode` is VIP (KEP-1860); Proxy ones are not ours to answer.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// Who gave them, as far as the Service tells.
+    pub lb_owner: LbOwner,
     /// Networks: bits of a host are zero.
     pub load_balancer_source_ranges: Vec<IpNetwork>,
     /// Those that are no range, as they were written.
@@ -184,6 +197,8 @@ pub struct Node {
     pub ready: bool,
     /// Being deleted, or tainted by an autoscaler that is about to: load balancers should look elsewhere.
     pub leaving: bool,
+    /// Labelled `node.kubernetes.io/exclude-from-external-load-balancers`.
+    pub excluded_from_lb: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -171,6 +171,8 @@ named_enum! {
         FragmentParked = 19 => "fragment_parked",
         /// Of these, the ones that their first has released.
         FragmentReleased = 20 => "fragment_released",
+        /// Questions of neighbours for an announced address, answered.
+        NeighbourAnswered = 21 => "neighbour_answered",
     }
 }
 

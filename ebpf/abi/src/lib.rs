@@ -39,10 +39,12 @@
 //! | 3 | [`service::SOURCE_RANGES`], [`service::MAGLEV`] |
 //! | 4 | IPv6 packets: [`conntrack::CONNTRACK_V6`] and others, IPv6 addresses in `CONFIG` and `ENDPOINTS` |
 //! | 5 | [`conntrack::PARKED`]; [`conntrack::FragmentPorts`] has an age |
+//! | 6 | [`announce::ANNOUNCED`] |
 
 #![no_std]
 
 pub mod addr;
+pub mod announce;
 pub mod config;
 pub mod conntrack;
 pub mod dns;
@@ -57,7 +59,7 @@ pub use addr::{Addr4, Addr6, Cidr4, Cidr6, Mac, Port};
 
 /// Version of everything in this crate. The agent compares it with [`config::Config::abi_version`] of the pinned
 /// `CONFIG` map before it reuses any pinned map; a different number means the pinned state has to be migrated.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Transport protocols, as in the IPv4 header and at the end of IPv6's chain (IANA protocol numbers).
 pub mod proto {

@@ -43,7 +43,7 @@ pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
 
 /// Every map, by its name in the object and (each at most 15 bytes, the kernel's limit) in the kernel. All of them are
 /// pinned, so that another start of the agent finds connections, choices and counters where they were.
-pub const MAPS: [&str; 35] = [
+pub const MAPS: [&str; 36] = [
     crate::config::CONFIG,
     crate::service::SERVICES,
     crate::service::SERVICES_V6,
@@ -64,6 +64,7 @@ pub const MAPS: [&str; 35] = [
     crate::conntrack::AWAITED,
     crate::conntrack::PARKED,
     crate::conntrack::PARKED_SCRATCH,
+    crate::announce::ANNOUNCED,
     crate::endpoint::ENDPOINTS,
     crate::endpoint::ENDPOINTS_BY_IP,
     crate::endpoint::ENDPOINTS_IP_V6,

@@ -13,17 +13,20 @@ use strake_logic::{choose, flow};
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
 use crate::service::Target;
-use crate::skb::{Action, DROP, Kind, PASS, Packet, Skb, out_to_neighbour, refusal, settle};
+use crate::skb::{Action, DROP, Kind, PASS, Packet, Skb, code, out_to_neighbour, refusal, settle};
 use crate::translate::apply;
 use crate::wire::Wire;
 use crate::work::Work;
-use crate::{maps, park, service, track};
+use crate::{announce, maps, park, service, track};
 
 #[classifier]
 pub fn from_net(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
     if skb.is_ipv6() {
         return six(skb);
+    }
+    if announce::is_arp(skb) {
+        return code::<Addr4>(skb, Hook::FromNet, announce::answer_arp(skb));
     }
     code_or_refuse::<Addr4>(skb, Hook::FromNet, settle(run::<Addr4>(skb)))
 }
@@ -54,7 +57,8 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     match packet.kind {
         Kind::Flow => {}
         Kind::IcmpError => return Ok(A::icmp_error(skb, Hook::FromNet, BORDER_NET, work)),
-        Kind::Lost | Kind::Other => return Ok(PASS),
+        Kind::Other => return Ok(A::neighbour(skb, work)),
+        Kind::Lost => return Ok(PASS),
     }
     let Work { packet, new, .. } = &mut *work;
     packet.now_ns = now_ns();

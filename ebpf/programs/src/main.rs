@@ -33,6 +33,7 @@
 //! | connect(), sendto() of a socket | [`sock`]: `SOCK_FLOWS`, `SOCK_NAT`; for IPv6 `.._V6`, see [`family`] |
 //! | either family, by packets | everything below is written once, over [`wire::Wire`]; [`wire6`] and [`icmp6`] are IPv6's own |
 //! | anti-spoofing, ARP, neighbour discovery | [`from_pod`] |
+//! | ARP and neighbour discovery for LoadBalancer addresses | [`announce`], called by [`from_net`] |
 //! | DNS: A, "no data" for AAAA, names that cannot exist | [`dns`]; everything else goes on to the agent's server |
 //! | a Service by packets, hairpin | [`from_pod`], undone by [`to_pod`], or by [`from_pod`] of a backend on this node |
 //! | delivery to a Pod of this node | [`from_pod`], past the routing and the veth's queue |
@@ -65,6 +66,7 @@
 #![no_std]
 #![no_main]
 
+mod announce;
 mod dns;
 mod family;
 mod from_net;

@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use strake_abi::announce::Announced;
 use strake_abi::config::Config;
 use strake_abi::conntrack::{Conntrack, ConntrackKey, FragmentKey, FragmentKey6, FragmentPorts, ParkedKey};
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
@@ -60,6 +61,9 @@ pub static FRAG_AWAITED: LruHashMap<FragmentKey6, u32> = LruHashMap::with_max_en
 pub static FRAG_PARKED: LruHashMap<ParkedKey, Parked> = LruHashMap::with_max_entries(1_024, 0);
 #[map]
 pub static FRAG_SCRATCH: PerCpuArray<Parked> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static ANNOUNCED: HashMap<Addr6, Announced> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);

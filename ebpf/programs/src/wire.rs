@@ -86,6 +86,11 @@ pub trait Wire: Address + Client + rewrite::Address + Into<Addr6> {
     /// What is for the cluster DNS, and what becomes of it.
     fn dns(skb: Skb, config: &Config, work: &mut Work<Self>) -> Option<Action>;
     fn icmp_error(skb: Skb, hook: Hook, border: u8, work: &mut Work<Self>) -> Action;
+    /// What is no flow may be a neighbour's question for an announced address.
+    #[inline(always)]
+    fn neighbour(_: Skb, _: &mut Work<Self>) -> Action {
+        PASS
+    }
 
     fn reset(frame: &mut Self::Frame, head: &Self::Head, ip: &Ip<Self>, tcp: &[u8; 20]) -> bool;
     fn unreachable(frame: &mut Self::Frame, head: &Self::Head, ip: &Ip<Self>, datagram: &[u8; 8]) -> bool;

@@ -7,12 +7,13 @@ use strake_abi::endpoint::Endpoint;
 use strake_abi::flow::{DropReason, Hook};
 use strake_abi::service::{SCOPE_INTERNAL, Service, ServiceKey6};
 use strake_abi::{Addr4, Addr6, Port, proto};
-use strake_logic::ipv6::{self, Ipv6, MAX_HEADERS, Step, icmp, ndp, reply};
+use strake_logic::ipv6::{self, HEAD_LEN, Ipv6, MAX_HEADERS, Step, icmp, ndp, reply};
 use strake_logic::packet::{ETH_LEN, Fragment, ethertype};
 
 use crate::maps::{CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, SCRATCH_V6, SERVICES_V6, get};
+use crate::announce;
 use crate::service;
-use crate::skb::{Action, Skb};
+use crate::skb::{Action, PASS, Skb};
 use crate::wire::Wire;
 use crate::work::Work;
 
@@ -156,6 +157,13 @@ impl Wire for Addr6 {
         }
         // Of what is for the link only, neighbour discovery is all that a Pod needs.
         if own { Ok(true) } else { Err(DropReason::UnsupportedProtocol) }
+    }
+
+    #[inline(always)]
+    fn neighbour(skb: Skb, work: &mut Work<Self>) -> Action {
+        // Behind extension headers nobody asks.
+        let ip = &work.packet.ip;
+        if ip.proto == proto::ICMPV6 && ip.l4 == HEAD_LEN { announce::answer_ndp(skb, work) } else { PASS }
     }
 
     #[inline(always)]

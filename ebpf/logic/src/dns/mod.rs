@@ -160,15 +160,14 @@ pub fn scan(scratch: &mut Scratch) -> bool {
 #[inline(always)]
 pub fn is_name(scratch: &Scratch, name: &[u64; NAME_WORDS], len: u32) -> bool {
     let words = len.div_ceil(8) as usize;
-    let mut i = 0;
-    while i < NAME_WORDS {
+    // Without indices: a check of one that cannot fail would call what no verifier takes.
+    for (i, (have, want)) in scratch.lower.iter().zip(name).enumerate() {
         if i >= words {
             break;
         }
-        if scratch.lower[i] != name[i] {
+        if have != want {
             return false;
         }
-        i += 1;
     }
     true
 }

@@ -20,7 +20,7 @@ pub type Frame = [u8; 112];
 const HOP_LIMIT: u8 = 64;
 
 #[inline(always)]
-fn put<const AT: usize, const N: usize>(out: &mut Frame, bytes: &[u8; N]) {
+pub(super) fn put<const AT: usize, const N: usize>(out: &mut Frame, bytes: &[u8; N]) {
     let mut i = 0;
     while i < N {
         out[AT + i] = bytes[i];
@@ -31,7 +31,7 @@ fn put<const AT: usize, const N: usize>(out: &mut Frame, bytes: &[u8; N]) {
 /// A function of its own, so that what was just written is read again and not kept: there are more bytes than registers
 /// and stack. So below.
 #[inline(never)]
-fn sum<const LEN: usize>(frame: &Frame) -> u32 {
+pub(super) fn sum<const LEN: usize>(frame: &Frame) -> u32 {
     let mut total = 0;
     let mut i = 0;
     while i < LEN {
