@@ -138,8 +138,8 @@ impl Rig {
         let groups = cgroup::Hierarchies::detect()?;
 
         groups.make(&format!("{name}/fabric"))?;
-        let fabric = match state.fabric.filter(process::Id::alive) {
-            Some(id) => id,
+        let (fabric, fabric_is_new) = match state.fabric.filter(process::Id::alive) {
+            Some(id) => (id, false),
             None => {
                 let id = room::hold(
                     &groups,
@@ -149,19 +149,19 @@ impl Rig {
                 )?;
                 state.fabric = Some(id);
                 save(&path, &state)?;
-                id
+                (id, true)
             }
         };
         let host = address(state.subnet, 1);
-        room::join_host(fabric.pid, &state.spec.host_link(), host)?;
+        room::join_host(fabric.pid, &state.spec.host_link(), host, fabric_is_new)?;
 
         for n in 1..=state.spec.nodes {
             let node = format!("node{n}");
             let group = format!("{name}/{node}/system");
             groups.make(&group)?;
             let known = state.rooms.iter().find(|(r, _)| *r == node).and_then(|(_, id)| *id).filter(process::Id::alive);
-            let holder = match known {
-                Some(id) => id,
+            let (holder, is_new) = match known {
+                Some(id) => (id, fabric_is_new),
                 None => {
                     let dir = state.spec.data_dir.join("nodes").join(&node);
                     fs::create_dir_all(dir.join("bpf")).map_err(Error::io(format!("making {}", dir.display())))?;
@@ -171,11 +171,11 @@ impl Rig {
                     state.rooms.retain(|(r, _)| *r != node);
                     state.rooms.push((node.clone(), Some(id)));
                     save(&path, &state)?;
-                    id
+                    (id, true)
                 }
             };
             // 11 and up: room below for the host and for things put on the bridge by hand.
-            room::join_node(fabric.pid, holder.pid, &node, address(state.subnet, 10 + n as u8))?;
+            room::join_node(fabric.pid, holder.pid, &node, address(state.subnet, 10 + n as u8), is_new)?;
         }
         Self::from_state(&state, groups)
     }

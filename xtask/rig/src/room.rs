@@ -121,9 +121,19 @@ pub(crate) fn mounts(dir: &Path) -> String {
     )
 }
 
-/// Joins the host's shell to the bridge.
-pub(crate) fn join_host(fabric: i32, link: &str, ip: Ipv4Addr) -> Result<(), Error> {
-    if !Path::new("/sys/class/net").join(link).exists() {
+/// Joins the host's shell to the bridge. `is_new` says that the fabric was made just now: a link that is there then leads
+/// to the one before it. The kernel takes apart a dead namespace in the background, so such a link may be seen for long
+/// after the last process of the namespace.
+pub(crate) fn join_host(fabric: i32, link: &str, ip: Ipv4Addr, is_new: bool) -> Result<(), Error> {
+    let exists = || Path::new("/sys/class/net").join(link).exists();
+    if is_new && exists() {
+        // It may vanish by itself between the two lines.
+        match run("ip", &["link", "delete", link]) {
+            Err(error) if exists() => return Err(error),
+            _ => {}
+        }
+    }
+    if !exists() {
         let fabric = fabric.to_string();
         run("ip", &["link", "add", link, "type", "veth", "peer", "name", "host", "netns", &fabric])?;
         in_net(&fabric, &["ip", "link", "set", "host", "master", "br0", "up"])?;
@@ -138,9 +148,18 @@ pub(crate) fn address6(ip: Ipv4Addr) -> Ipv6Addr {
     Ipv6Addr::new(0xfd5b, 0x7261, b, c, 0, 0, 0, d)
 }
 
-/// Joins a node to the bridge as its `eth0`.
-pub(crate) fn join_node(fabric: i32, room: i32, name: &str, ip: Ipv4Addr) -> Result<(), Error> {
+/// Joins a node to the bridge as its `eth0`. `is_new` says that the room or the fabric was made just now: either end of a
+/// link to the one before it goes first, as in [`join_host`].
+pub(crate) fn join_node(fabric: i32, room: i32, name: &str, ip: Ipv4Addr, is_new: bool) -> Result<(), Error> {
     let (fabric, room) = (fabric.to_string(), room.to_string());
+    if is_new {
+        for (pid, link) in [(&fabric, name), (&room, "eth0")] {
+            match in_net(pid, &["ip", "link", "delete", link]) {
+                Err(error) if in_net(pid, &["ip", "link", "show", link]).is_ok() => return Err(error),
+                _ => {}
+            }
+        }
+    }
     if in_net(&room, &["ip", "link", "show", "eth0"]).is_err() {
         let peer = ["peer", "name", "eth0", "netns", &room];
         let add = ["ip", "link", "add", name, "type", "veth"];

@@ -81,6 +81,27 @@ fn up_twice_keeps_the_rooms_and_mends_the_one_that_died() {
 }
 
 #[test]
+fn a_room_comes_back_while_the_kernel_still_has_its_old_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let cleanup = Cleanup(spec("lingers", dir.path()));
+    let rig = Rig::up(cleanup.0.clone()).unwrap();
+    // A namespace lives for as long as somebody has it open, here in place of a kernel that is slow to take it apart.
+    let died = rig.rooms()[0].holder;
+    let lingering = std::fs::File::open(format!("/proc/{}/ns/net", died.pid)).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(died.pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    while died.alive() {
+        std::thread::yield_now();
+    }
+    let mended = Rig::up(cleanup.0.clone()).unwrap();
+    assert_ne!(mended.rooms()[0].holder, died);
+    let mut dial = mended.rooms()[1].command("bash");
+    dial.args(["-c", &format!("exec 3<>/dev/tcp/{}/9", mended.rooms()[0].ip)]);
+    let (_, text) = output(dial);
+    assert!(text.contains("Connection refused"), "node2 reaches the new node1: {text}");
+    drop(lingering);
+}
+
+#[test]
 fn down_leaves_no_process_group_link_or_file() {
     let dir = tempfile::tempdir().unwrap();
     let spec = spec("down", dir.path());
