@@ -3,10 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report, in its helpers too")]
 
+use strake_tests::{harness, six_harness};
+
 mod announce;
 mod dns;
 mod fragments;
-mod harness;
 mod live;
 mod load;
 mod maglev;
@@ -14,7 +15,6 @@ mod network;
 mod room;
 mod service;
 mod six;
-mod six_harness;
 mod six_network;
 mod sources;
 mod spoof;

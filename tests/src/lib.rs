@@ -7,9 +7,11 @@
 
 pub mod cluster;
 pub mod command;
+pub mod harness;
 pub mod lab;
 pub mod net_helper;
 pub mod peers;
+pub mod six_harness;
 
 pub use cluster::Cluster;
 pub use command::{Outcome, eventually, run};

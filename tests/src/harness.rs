@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
@@ -234,20 +234,10 @@ impl Kernel {
         let mut ring = RingBuf::try_from(self.map(EVENTS)?)?;
         let mut events = Vec::new();
         while let Some(item) = ring.next() {
-            if item.len() != size_of::<FlowEvent>() {
-                bail!("an event of {} bytes", item.len());
-            }
-            events.push(read_event(&item));
+            events.push(FlowEvent::from_bytes(&item).with_context(|| format!("an event of {} bytes", item.len()))?);
         }
         Ok(events)
     }
-}
-
-#[expect(unsafe_code, reason = "an event is bytes in the ring buffer")]
-fn read_event(bytes: &[u8]) -> FlowEvent {
-    assert_eq!(bytes.len(), size_of::<FlowEvent>());
-    // SAFETY: the length was checked, FlowEvent is Pod.
-    unsafe { bytes.as_ptr().cast::<FlowEvent>().read_unaligned() }
 }
 
 pub fn classifier<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
