@@ -1,4 +1,4 @@
-//! `strake-bench proxy|dns|scale|api`: us beside the peers, interleaved in one run, in namespaces of their own.
+//! `strake-bench proxy|hooks|dns|scale|api`: us beside the peers, interleaved in one run, in namespaces of their own.
 //!
 //! Prints a table and writes `target/bench/NAME.json`. Needs root; dnsmasq, nft and iptables as peers are installed by
 //! `cargo xtask bench`.
@@ -7,6 +7,7 @@
 
 mod api;
 mod dns;
+mod hooks;
 mod proxy;
 mod report;
 mod rooms;
@@ -19,13 +20,14 @@ fn main() {
     let code = match words.as_slice() {
         ["helper", ..] => worker::main(&arguments[1..]),
         ["proxy", rest @ ..] => proxy::run(Scale::of(rest), rest),
+        ["hooks", rest @ ..] => hooks::run(Scale::of(rest)),
         ["dns", rest @ ..] => dns::run(Scale::of(rest)),
         ["api", rest @ ..] => api::run(Scale::of(rest)),
         ["scale", rest @ ..] => scale::run(Scale::of(rest), rest),
         _ => {
             eprintln!(
                 "usage: strake-bench proxy [--quick] [--services N,N] [--measures crr,connect,rr,stream,mix]\n       \
-                 strake-bench dns [--quick]\n       strake-bench scale [--quick] [--alone]\n       strake-bench api [--quick]"
+                 strake-bench hooks [--quick]\n       strake-bench dns [--quick]\n       strake-bench scale [--quick] [--alone]\n       strake-bench api [--quick]"
             );
             2
         }

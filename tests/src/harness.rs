@@ -69,11 +69,16 @@ impl Kernel {
 
     /// The same; `have_set_retval` is what the loader would find out about the kernel.
     pub fn load(have_set_retval: u8) -> Result<Self> {
+        Self::sized(have_set_retval, 4096)
+    }
+
+    /// The same with room for so many backends and connections.
+    pub fn sized(have_set_retval: u8, rows: u32) -> Result<Self> {
         let one = ONE.lock().unwrap_or_else(|broken| broken.into_inner());
         let mut loader = EbpfLoader::new();
         loader.override_global(config::HAVE_SET_RETVAL, &have_set_retval, true);
         for map in [BACKENDS, CONNTRACK, CONNTRACK_V6] {
-            loader.map_max_entries(map, 4096);
+            loader.map_max_entries(map, rows);
         }
         let mut bpf = loader.load(strake_bpf_object::OBJECT).context("loading the object")?;
         for name in strake_abi::program::CLASSIFIERS {

@@ -2,9 +2,10 @@
 //!
 //! A [`Cluster`] lives in a rig of its own (namespaces, cgroups, data dir) and is gone when it is dropped, whichever
 //! way the test ends; on failure its logs are printed first.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a panic is a test's report")]
 
+pub mod bare;
 pub mod cluster;
 pub mod command;
 pub mod harness;

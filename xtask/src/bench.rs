@@ -9,7 +9,7 @@ use crate::{build, clients, setup, ui};
 pub fn run(name: &str, rest: &[String]) -> Result<()> {
     setup::run(&setup::ALL)?;
     match name {
-        "proxy" | "dns" | "scale" | "api" => {
+        "proxy" | "hooks" | "dns" | "scale" | "api" => {
             // One build of both, so that dependencies have the same features; `api` runs a whole cluster.
             let bins = ["--bin", "strake", "--bin", "strake-bench"];
             ui::show(build::cargo().args(["build", "--release", "--workspace"]).args(bins))?;
@@ -20,6 +20,6 @@ pub fn run(name: &str, rest: &[String]) -> Result<()> {
             ui::show(bench.arg(name).args(rest))
         }
         "store" => ui::show(build::cargo().args(["bench", "--package", "strake-store"]).args(rest)),
-        other => bail!("no bench is named {other}; there are proxy, scale, api, dns and store"),
+        other => bail!("no bench is named {other}; there are proxy, hooks, scale, api, dns and store"),
     }
 }
