@@ -4,7 +4,7 @@
 //! Knows Services and endpoints; not the datapath.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -67,15 +67,13 @@ fn wanted(world: &World) -> BTreeMap<u16, (ObjectName, usize)> {
     services.map(row).collect()
 }
 
-/// An endpoint in two slices, or with an address of either family, is one.
+/// An endpoint in two slices is one. Of a Service of both families every endpoint has an address of each, and one that has
+/// only one of them yet is there as well.
 fn local_endpoints(world: &World, service: &ObjectName) -> usize {
     let endpoints = world.slices_of(service).flat_map(|slice| &slice.endpoints);
     let local = endpoints.filter(|e| e.ready && !e.terminating && e.node.as_deref() == Some(&*world.node_name));
-    let name = |e: &strake_state::Endpoint| match &e.pod {
-        Some(pod) => Some(pod.to_string()),
-        None => e.addresses.first().map(ToString::to_string),
-    };
-    local.filter_map(name).collect::<BTreeSet<_>>().len()
+    let (v4, v6): (BTreeSet<_>, BTreeSet<_>) = local.map(|e| e.address).partition(IpAddr::is_ipv4);
+    v4.len().max(v6.len())
 }
 
 fn listen(number: u16, service: ObjectName, health: &Arc<Health>, token: &CancellationToken) -> Port {

@@ -119,6 +119,6 @@ impl View {
 /// Whether the API says that the endpoint terminates.
 fn is_leaving(world: &World, service: &ObjectName, address: SocketAddr) -> bool {
     let endpoints = world.slices_of(service).flat_map(|slice| &slice.endpoints);
-    let mut at = endpoints.filter(|endpoint| endpoint.addresses.contains(&address.ip())).peekable();
+    let mut at = endpoints.filter(|endpoint| endpoint.addresses().any(|ip| ip == address.ip())).peekable();
     at.peek().is_some() && at.all(|endpoint| endpoint.terminating && !endpoint.ready)
 }

@@ -162,8 +162,8 @@ fn endpoints(world: &World, service: &Service, port: &ServicePort, ip: IpAddr) -
     let mut found = HashSet::new();
     for slice in world.slices_of(&service.name) {
         for number in slice.ports.iter().filter(|p| p.name == port.name && p.protocol == port.protocol) {
-            let first = slice.endpoints.iter().filter_map(|endpoint| endpoint.addresses.first());
-            found.extend(first.filter(|a| a.is_ipv4() == ip.is_ipv4()).map(|address| (*address, number.port)));
+            let first = slice.endpoints.iter().map(|endpoint| endpoint.address);
+            found.extend(first.filter(|a| a.is_ipv4() == ip.is_ipv4()).map(|address| (address, number.port)));
         }
     }
     found.len()

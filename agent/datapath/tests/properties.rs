@@ -130,17 +130,14 @@ fn world(specs: &BTreeMap<u8, Spec>) -> World {
         // The slices of both families are there whatever the Service's are.
         let endpoints = |address: fn(u8) -> IpAddr| {
             let one = move |(octet, ready, terminating, local): &(u8, bool, bool, bool)| Endpoint {
-                addresses: vec![address(*octet)],
-                hostname: None,
+                address: address(*octet),
                 ready: *ready && !*terminating,
                 serving: *ready,
                 terminating: *terminating,
                 node: Some(if *local { "n1" } else { "n2" }.into()),
-                zone: None,
-                hints: None,
-                pod: None,
+                rare: None,
             };
-            spec.endpoints.iter().map(one).collect::<Vec<_>>()
+            spec.endpoints.iter().map(one).collect::<Box<[_]>>()
         };
         let slice = |suffix: &str, endpoints| EndpointSlice {
             name: ObjectName::new("ns", format!("s{number}-{suffix}")),

@@ -50,9 +50,9 @@ fn index(world: &World) -> Names {
             continue;
         }
         for (endpoint, _) in shown(world, service) {
-            for ip in &endpoint.addresses {
-                let name = format!("{}.{own}", endpoint_label(endpoint, *ip));
-                let names = names.entry(*ip).or_default();
+            for ip in endpoint.addresses() {
+                let name = format!("{}.{own}", endpoint_label(endpoint, ip));
+                let names = names.entry(ip).or_default();
                 if !names.contains(&name) {
                     names.push(name);
                 }

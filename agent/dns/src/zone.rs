@@ -87,7 +87,7 @@ fn undashed(label: &str) -> Option<IpAddr> {
 
 /// An endpoint's label below its Service.
 pub(crate) fn endpoint_label(endpoint: &Endpoint, ip: IpAddr) -> String {
-    endpoint.hostname.as_deref().map_or_else(|| dashed(ip), str::to_owned)
+    endpoint.hostname().map_or_else(|| dashed(ip), str::to_owned)
 }
 
 /// The endpoints of a Service that DNS shows, with the ports of their slice.
@@ -199,7 +199,7 @@ impl Zone {
         match rest {
             [] if kind == RecordType::SRV => self.ports(world, service, name, |_| true),
             [] if service.headless => {
-                self.addresses(name, kind, unique(shown(world, service).flat_map(|(e, _)| e.addresses.iter().copied())))
+                self.addresses(name, kind, unique(shown(world, service).flat_map(|(e, _)| e.addresses())))
             }
             [] => self.addresses(name, kind, service.cluster_ips.iter().copied()),
             [port, protocol] => {
@@ -224,7 +224,7 @@ impl Zone {
             }
             [host] => {
                 let ips: Vec<IpAddr> = shown(world, service)
-                    .flat_map(|(e, _)| e.addresses.iter().map(move |ip| (e, *ip)))
+                    .flat_map(|(e, _)| e.addresses().map(move |ip| (e, ip)))
                     .filter(|(e, ip)| endpoint_label(e, *ip).eq_ignore_ascii_case(host) || dashed(*ip) == **host)
                     .map(|(_, ip)| ip)
                     .collect();
@@ -266,11 +266,11 @@ impl Zone {
         };
         if service.headless {
             for (endpoint, ports) in shown(world, service) {
-                for ip in &endpoint.addresses {
-                    let target = self.name(&format!("{}.{own}", endpoint_label(endpoint, *ip)));
+                for ip in endpoint.addresses() {
+                    let target = self.name(&format!("{}.{own}", endpoint_label(endpoint, ip)));
                     for port in ports.iter().filter(|p| wanted(p)) {
                         if let Some(target) = target.clone() {
-                            add(port.port, target, &[*ip]);
+                            add(port.port, target, &[ip]);
                         }
                     }
                 }

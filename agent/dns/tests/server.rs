@@ -16,8 +16,8 @@ use std::{
 };
 use strake_dns::{Config, Error, Server, UpstreamConfig};
 use strake_state::{
-    Endpoint, EndpointPort, EndpointSlice, LbOwner, Namespace, ObjectName, Protocol, Service, ServicePort, ServiceType,
-    SessionAffinity, TrafficPolicy, World,
+    Endpoint, EndpointPort, EndpointSlice, LbOwner, Namespace, ObjectName, Protocol, Rare, Service, ServicePort,
+    ServiceType, SessionAffinity, TrafficPolicy, World,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -62,17 +62,8 @@ fn external(name: &str, target: &str) -> Service {
 }
 
 fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
-    Endpoint {
-        addresses: vec![ip(address)],
-        hostname: hostname.map(Into::into),
-        ready,
-        serving: ready,
-        terminating: false,
-        hints: None,
-        node: None,
-        zone: None,
-        pod: None,
-    }
+    let rare = hostname.map(|name| Box::new(Rare { hostname: Some(name.into()), ..Rare::default() }));
+    Endpoint { address: ip(address), ready, serving: ready, terminating: false, node: None, rare }
 }
 
 fn world() -> World {
@@ -92,7 +83,13 @@ fn world() -> World {
     let slice = |service: &str, endpoints: Vec<Endpoint>| {
         let name = ObjectName::new("a", format!("{service}-x"));
         let of = ObjectName::new("a", service);
-        let slice = EndpointSlice { name, service: of.clone(), ports: ports.clone(), endpoints, triggered_ms: None };
+        let slice = EndpointSlice {
+            name,
+            service: of.clone(),
+            ports: ports.clone(),
+            endpoints: endpoints.into(),
+            triggered_ms: None,
+        };
         (of, Arc::from([Arc::new(slice)]))
     };
     let db = vec![

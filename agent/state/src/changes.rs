@@ -61,7 +61,7 @@ mod tests {
             name: ObjectName::new("ns", name),
             service: ObjectName::new("ns", service),
             ports: Vec::new(),
-            endpoints: Vec::new(),
+            endpoints: Box::default(),
             triggered_ms: Some(triggered_ms),
         };
         Change::Slice(slice.name.clone(), Some(Arc::new(slice)))

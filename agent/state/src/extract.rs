@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::intern::intern;
 use crate::world::{
-    Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, LbOwner, Namespace, Node, ObjectName, Pod, Protocol,
+    Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, LbOwner, Namespace, Node, ObjectName, Pod, Protocol, Rare,
     RuntimeClass, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
 
@@ -186,7 +186,7 @@ impl Extract for core::Service {
         }
         let ports = spec.ports.iter().flatten().filter_map(|p| {
             Some(ServicePort {
-                name: p.name.as_deref().unwrap_or_default().into(),
+                name: intern(p.name.as_deref().unwrap_or_default()),
                 protocol: protocol(p.protocol.as_deref())?,
                 port: Some(port(Some(p.port))).filter(|port| *port != 0)?,
                 node_port: port(p.node_port),
@@ -220,10 +220,31 @@ impl Extract for core::Service {
     }
 }
 
-fn hints(hints: &discovery::EndpointHints) -> Option<Box<Hints>> {
+fn hints(hints: &discovery::EndpointHints) -> Hints {
     let zones = kept(hints.for_zones.iter().flatten().map(|zone| intern(&zone.name)));
     let nodes = kept(hints.for_nodes.iter().flatten().map(|node| intern(&node.name)));
-    (!zones.is_empty() || !nodes.is_empty()).then(|| Box::new(Hints { zones, nodes }))
+    Hints { zones, nodes }
+}
+
+/// None without an address.
+fn endpoint(endpoint: &discovery::Endpoint, slice: &ObjectMeta) -> Option<Endpoint> {
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+    let mut addresses = endpoint.addresses.iter().filter_map(|ip| parse("endpoint address", slice, ip));
+    let address = addresses.next()?;
+    let rare = Rare {
+        more_addresses: kept(addresses),
+        hostname: endpoint.hostname.as_deref().map(intern),
+        hints: endpoint.hints.as_ref().map(hints).unwrap_or_default(),
+    };
+    Some(Endpoint {
+        address,
+        ready,
+        serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
+        terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+        node: endpoint.node_name.as_deref().map(intern),
+        rare: (rare != Rare::default()).then(|| Box::new(rare)),
+    })
 }
 
 impl Extract for discovery::EndpointSlice {
@@ -238,30 +259,12 @@ impl Extract for discovery::EndpointSlice {
         }
         let ports = self.ports.iter().flatten().filter_map(|p| {
             Some(EndpointPort {
-                name: p.name.as_deref().unwrap_or_default().into(),
+                name: intern(p.name.as_deref().unwrap_or_default()),
                 protocol: protocol(p.protocol.as_deref())?,
                 port: Some(port(p.port)).filter(|port| *port != 0)?,
             })
         });
-        let endpoints = self.endpoints.iter().flatten().map(|endpoint| {
-            let conditions = endpoint.conditions.as_ref();
-            let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-            let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-            Endpoint {
-                addresses: parse_all("endpoint address", meta, &endpoint.addresses),
-                hostname: endpoint.hostname.as_deref().map(Into::into),
-                ready,
-                serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
-                terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
-                node: endpoint.node_name.as_deref().map(intern),
-                zone: endpoint.zone.as_deref().map(intern),
-                hints: endpoint.hints.as_ref().and_then(hints),
-                pod: pod.and_then(|target| {
-                    let namespace = target.namespace.as_deref().unwrap_or(&name.namespace);
-                    Some(ObjectName::new(intern(namespace), intern(target.name.as_deref()?)))
-                }),
-            }
-        });
+        let endpoints = self.endpoints.iter().flatten().filter_map(|each| endpoint(each, meta));
         Some(EndpointSlice {
             service: ObjectName::new(name.namespace.clone(), intern(service)),
             ports: kept(ports),

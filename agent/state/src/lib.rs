@@ -31,6 +31,6 @@ pub use sandbox::{OptOut, Sandboxes};
 pub use watch::{DEBOUNCE, Scope, watch};
 pub use world::{
     Endpoint, EndpointPort, EndpointSlice, Hints, HostPort, Kind, LbOwner, Namespace, Node, ObjectName, Pod, Protocol,
-    RuntimeClass, Service, ServicePort, ServiceType, Services, SessionAffinity, SlicesByService, Source, SourceState,
-    TrafficPolicy, World,
+    Rare, RuntimeClass, Service, ServicePort, ServiceType, Services, SessionAffinity, SlicesByService, Source,
+    SourceState, TrafficPolicy, World,
 };

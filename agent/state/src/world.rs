@@ -150,19 +150,44 @@ pub struct EndpointPort {
 }
 
 /// One endpoint with its conditions, absent ones resolved as the API says (ready and serving default to true).
+///
+/// A cluster has more of them than of anything else: what few of them have is apart, and what nobody asks for is not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    pub addresses: Vec<IpAddr>,
-    pub hostname: Option<Arc<str>>,
+    /// The first of its addresses, which consumers take (the others are as good, by the EndpointSlice API).
+    pub address: IpAddr,
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
     pub node: Option<Arc<str>>,
-    pub zone: Option<Arc<str>>,
-    /// `hints`; most have none.
-    pub hints: Option<Box<Hints>>,
-    /// The Pod behind it, when `targetRef` names one.
-    pub pod: Option<ObjectName>,
+    pub rare: Option<Box<Rare>>,
+}
+
+/// What most endpoints do not have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rare {
+    /// Its addresses after the first.
+    pub more_addresses: Vec<IpAddr>,
+    pub hostname: Option<Arc<str>>,
+    pub hints: Hints,
+}
+
+impl Endpoint {
+    /// Every address of it.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let more = self.rare.iter().flat_map(|rare| rare.more_addresses.iter().copied());
+        std::iter::once(self.address).chain(more)
+    }
+
+    /// Where it should be used from, if that is said.
+    pub fn hints(&self) -> Option<&Hints> {
+        self.rare.as_deref().map(|rare| &rare.hints)
+    }
+
+    /// Its own label below a headless Service.
+    pub fn hostname(&self) -> Option<&str> {
+        self.rare.as_deref().and_then(|rare| rare.hostname.as_deref())
+    }
 }
 
 /// Where an endpoint should be used from.
@@ -180,7 +205,7 @@ pub struct EndpointSlice {
     /// The Service it belongs to (label `kubernetes.io/service-name`), in the same namespace.
     pub service: ObjectName,
     pub ports: Vec<EndpointPort>,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// When the last change of a Pod or Service led to this one (annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`), in milliseconds since the epoch.
     pub triggered_ms: Option<u64>,

@@ -51,11 +51,8 @@ pub(super) fn select(
             for endpoint in &slice.endpoints {
                 let Some(condition) = condition(endpoint) else { continue };
                 let on_this_node = endpoint.node.as_deref() == Some(&*node.name);
-                // All addresses of an endpoint are fungible; consumers take the first (EndpointSlice API).
-                let Some(ip) = endpoint.addresses.first().copied().filter(|ip| Family::of(ip) == family) else {
-                    continue;
-                };
-                if !is_endpoint(ip) {
+                let ip = endpoint.address;
+                if Family::of(&ip) != family || !is_endpoint(ip) {
                     continue;
                 }
                 let target = Target { addr: ip.into(), port: Port::new(number), flags: flags(node, ip, on_this_node) };

@@ -47,7 +47,7 @@ impl Preference {
 }
 
 fn hinted(endpoint: &Endpoint, so: impl FnOnce(&Hints) -> bool) -> bool {
-    endpoint.hints.as_deref().is_some_and(so)
+    endpoint.hints().is_some_and(so)
 }
 
 fn is_for_node(endpoint: &Endpoint, node: &NodeView) -> bool {
@@ -60,6 +60,8 @@ fn is_for_zone(endpoint: &Endpoint, node: &NodeView) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use strake_state::Rare;
+
     use super::*;
 
     fn node(zone: Option<&str>) -> NodeView {
@@ -67,20 +69,13 @@ mod tests {
     }
 
     fn endpoint(nodes: &[&str], zones: &[&str]) -> Endpoint {
-        Endpoint {
-            addresses: Vec::new(),
-            hostname: None,
-            ready: true,
-            serving: true,
-            terminating: false,
-            node: None,
-            zone: None,
-            hints: Some(Box::new(Hints {
-                zones: zones.iter().map(|z| (*z).into()).collect(),
-                nodes: nodes.iter().map(|n| (*n).into()).collect(),
-            })),
-            pod: None,
-        }
+        let hints = Hints {
+            zones: zones.iter().map(|z| (*z).into()).collect(),
+            nodes: nodes.iter().map(|n| (*n).into()).collect(),
+        };
+        let rare = Some(Box::new(Rare { hints, ..Rare::default() }));
+        let address = std::net::Ipv4Addr::new(10, 244, 0, 5).into();
+        Endpoint { address, ready: true, serving: true, terminating: false, node: None, rare }
     }
 
     #[test]
