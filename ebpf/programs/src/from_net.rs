@@ -68,11 +68,13 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     if let Some(row) = track::find(key)
         && track::is_live(config, key, row, packet.tcp_flags, now_s)
     {
+        // See `translate::carry`.
+        let flags = row.flags;
         track::touch(Hook::FromNet, key, row, packet, now_s);
-        if row.flags & CT_TRANSLATED == 0 {
+        if flags & CT_TRANSLATED == 0 {
             return Ok(PASS);
         }
-        return forward(skb, packet, &row.to, row.flags);
+        return forward(skb, packet, &row.to, flags);
     }
     Ok(open(skb, work, config))
 }

@@ -99,11 +99,14 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     } else {
         return Ok(open(skb, work, endpoint, config));
     };
+    // See `carry`: what is not translated may not be looked at afterwards.
+    let (flags, ifindex) = (row.flags, row.ifindex);
     carry(Hook::FromPod, skb, key, row, packet, now_s)?;
     if let Some(opener) = opener {
-        return enter(skb, opener, row.ifindex);
+        return enter(skb, opener, ifindex);
     }
-    send(skb, config, packet, &row.to, row.flags)
+    let to = if flags & CT_TRANSLATED != 0 { &row.to } else { &packet.tuple };
+    send(skb, config, packet, to, flags)
 }
 
 /// Straight into the Pod of this node that has the address: past the routing of the node, the queue of the veth, and

@@ -19,8 +19,10 @@ pub fn carry<A: Wire>(
     packet: &Packet<A>,
     now_s: u32,
 ) -> Result<(), DropReason> {
+    // The last packet of a flow that is not translated takes its rows away: they may be another flow's at once.
+    let translated = row.flags & CT_TRANSLATED != 0;
     track::touch(hook, key, row, packet, now_s);
-    if row.flags & CT_TRANSLATED != 0 {
+    if translated {
         apply(skb, packet, &row.to)?;
     }
     Ok(())
