@@ -14,6 +14,7 @@ mod restart;
 mod six;
 mod six_told;
 mod sources;
+mod upgrade;
 
 use std::fs::File;
 

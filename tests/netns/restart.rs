@@ -1,7 +1,7 @@
 //! The agent goes and comes back.
 
 use serde_json::json;
-use strake_datapath::{ApplyOutcome, Attachment, Config, Datapath, LoadError};
+use strake_datapath::{ApplyOutcome, Attachment, Config, Datapath, LoadError, UpgradeError};
 use strake_tests::lab::within;
 
 use crate::{VIP, alone, lab};
@@ -35,7 +35,7 @@ fn a_restart_cuts_no_connection_and_loses_no_packet() {
     let kept = |attached: &strake_datapath::Attached| match attached.how {
         Attachment::Replaced => true,
         Attachment::Clsact => !features.tcx,
-        Attachment::Fresh => false,
+        Attachment::Fresh | Attachment::Waiting => false,
     };
     assert!(how.iter().all(kept), "{how:?}");
     let opted_out = |pod: &str| {
@@ -70,13 +70,14 @@ fn an_opted_out_pod_stays_so_while_the_agent_has_not_seen_the_cluster_yet() {
 }
 
 #[test]
-fn pinned_state_of_another_abi_is_refused_or_discarded_as_told() {
+fn pinned_state_that_nobody_described_is_refused_or_discarded_as_told() {
     let _alone = alone();
     let mut lab = lab();
     lab.pod("web");
     lab.start();
     lab.stop();
-    // What another version would have left: the same map with another number in it.
+    // What a version from before layouts were written down would have left.
+    std::fs::remove_file(lab.config().bpf_root.join("layouts")).unwrap();
     let path = strake_datapath::maps_folder(&lab.config().bpf_root).join(strake_abi::config::CONFIG);
     let data = aya::maps::MapData::from_pin(path).unwrap();
     let map = aya::maps::Map::from_map_data(data).unwrap();
@@ -86,7 +87,9 @@ fn pinned_state_of_another_abi_is_refused_or_discarded_as_told() {
     map.set(0, row, 0).unwrap();
     drop(map);
     let refused = within(&lab.node, || Datapath::start(lab.config()).err()).expect("it must not be reused");
-    assert!(matches!(refused, strake_datapath::Error::Load(LoadError::AbiVersion { found: 999, .. })), "{refused}");
+    let strake_datapath::Error::Load(LoadError::Upgrade(UpgradeError::AbiVersion { found: 999, .. })) = refused else {
+        panic!("{refused}")
+    };
     let config = Config { discard_incompatible: true, ..lab.config() };
     let datapath = lab.start_with(config);
     assert!(datapath.status().unwrap().last_error.is_none());

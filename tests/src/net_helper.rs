@@ -6,7 +6,9 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
 
@@ -24,6 +26,14 @@ pub fn main(arguments: &[String]) -> i32 {
         ["tcp", addr] => tcp(addr),
         ["tcp-many", addr, count, pause_ms] => tcp_many(addr, number(count), number(pause_ms)),
         ["tcp-long", addr] => tcp_long(addr),
+        ["tcp-until", addr, pause_ms] => until(number(pause_ms), short(addr)),
+        ["tcp-stream", addr, pause_ms] => {
+            dial(address(addr)).and_then(|stream| until(number(pause_ms), stream_on(stream)))
+        }
+        ["udp-until", addr, pause_ms] => until(number(pause_ms), short_udp(addr)),
+        ["udp-stream", addr, pause_ms] => {
+            socket_for(address(addr)).and_then(|socket| until(number(pause_ms), udp_on(socket, address(addr))))
+        }
         ["udp", addr] => udp(addr),
         ["udp-from", port, addr] => udp_from(number(port) as u16, addr),
         ["udp-long", addr] => udp_long(addr),
@@ -149,6 +159,61 @@ fn tcp_long(addr: &str) -> io::Result<()> {
         say(&exchange(&mut stream)?);
     }
     Ok(())
+}
+
+/// Does it again and again until its input ends: `done COUNT failed COUNT FIRST_ERROR slowest TIME ms`.
+fn until(pause_ms: u64, mut once: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let end = ended.clone();
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        end.store(true, Ordering::Relaxed);
+    });
+    say("begun");
+    let (mut done, mut failed, mut first, mut slowest) = (0, 0, String::new(), Duration::ZERO);
+    while !ended.load(Ordering::Relaxed) {
+        done += 1;
+        let started = Instant::now();
+        if let Err(error) = once() {
+            failed += 1;
+            if first.is_empty() {
+                first = format!("{error:?}").replace(' ', "_");
+            }
+        }
+        slowest = slowest.max(started.elapsed());
+        std::thread::sleep(Duration::from_millis(pause_ms));
+    }
+    say(&format!("done {done} failed {failed} {first} slowest {} ms", slowest.as_millis()));
+    Ok(())
+}
+
+/// A connection with one exchange.
+fn short(addr: &str) -> impl FnMut() -> io::Result<()> {
+    let addr = address(addr);
+    move || dial(addr).and_then(|mut stream| exchange(&mut stream)).map(drop)
+}
+
+/// One more exchange on a connection.
+fn stream_on(mut stream: BufReader<TcpStream>) -> impl FnMut() -> io::Result<()> {
+    move || exchange(&mut stream).map(drop)
+}
+
+/// One more exchange of an unconnected socket, whose answer must be of who was asked.
+fn udp_on(socket: UdpSocket, addr: SocketAddr) -> impl FnMut() -> io::Result<()> {
+    move || {
+        let mut buffer = [0; 1500];
+        socket.send_to(b"?", addr)?;
+        match socket.recv_from(&mut buffer)? {
+            (_, from) if from == addr => Ok(()),
+            (_, from) => Err(io::Error::other(format!("{addr} was asked and {from} answered"))),
+        }
+    }
+}
+
+/// The same with a socket of its own.
+fn short_udp(addr: &str) -> impl FnMut() -> io::Result<()> {
+    let addr = address(addr);
+    move || socket_for(addr).and_then(|socket| udp_on(socket, addr)())
 }
 
 /// A socket of the family of `addr`.

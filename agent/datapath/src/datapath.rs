@@ -22,7 +22,7 @@ use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
 use crate::explain::{ExplainError, Explanation, Host, Question, explain};
 use crate::features::{Features, has_tcx, own_netns_cookie};
 use crate::installed::Installed;
-use crate::loader::{self, LoadError, Loaded, maps_folder};
+use crate::loader::{self, LoadError, Loaded};
 use crate::maps::{KernelMaps, MapsError, Occupancy};
 use crate::names::Names;
 use crate::plan::{self, Maps};
@@ -31,6 +31,7 @@ use crate::stale::sweep;
 use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
 use crate::sys;
 use crate::trace::{Trace, trace};
+use crate::upgrade::{Object, cleanup_clsact};
 use crate::view::View;
 
 /// What may go wrong.
@@ -83,25 +84,27 @@ impl Datapath {
     /// agent before us left keeps working without a gap. Blocks for some 100 ms (the kernel verifies the programs).
     pub fn start(config: Config) -> Result<Self, Error> {
         let started = Instant::now();
-        let mut loaded = loader::load(&config)?;
-        let mut maps = KernelMaps::open(&maps_folder(&config.bpf_root))?;
+        let mut loaded = loader::load(&config, &Object::own())?;
+        let mut maps = KernelMaps::open(&loaded.maps_folder())?;
         let runtime = Runtime {
             uplink_ifindex: loaded.uplink_ifindex,
             host_netns_cookie: if loaded.features.netns_cookie { own_netns_cookie().unwrap_or(0) } else { 0 },
         };
         let sizes = maps.sizes(config.sizes);
         let mut installed = Installed::new(maps.contents()?, &sizes);
+        // Maps that wait for the first snapshot may have a row of zeros here, and rows of an agent before us.
         let fresh = installed.config.abi_version == 0;
-        if fresh {
+        if fresh && !loaded.waits() {
             // The programs must not run without a CONFIG: what they know before the first snapshot is the node alone.
             let empty = World { node_name: config.node_name.as_str().into(), ..World::default() };
             let desired = compile(&empty, &config, runtime);
             let (plan, after) = diff(&installed, &desired).map_err(PlanError::from)?;
             plan::apply(&plan, &mut maps)?;
             installed = after;
-        } else {
+        } else if !fresh {
             // The uplink or the namespace may have been made anew since; the rest waits for the first snapshot.
             let mut row = installed.config;
+            row.abi_version = strake_abi::ABI_VERSION;
             row.uplink_ifindex = runtime.uplink_ifindex;
             row.host_netns_cookie = runtime.host_netns_cookie;
             if row != installed.config {
@@ -109,12 +112,17 @@ impl Datapath {
                 installed.config = row;
             }
         }
+        let waits = loaded.waits();
+        if !waits {
+            loaded.take_over(None)?;
+        }
         loaded.attach_uplink(config.uplink.as_deref())?;
         loaded.attach_sockets(&config.cgroup_root)?;
         info!(
             took_ms = started.elapsed().as_millis() as u64,
             kernel = loaded.features.kernel,
             taken_over = !fresh,
+            waits,
             services = installed.services.len(),
             "datapath attached"
         );
@@ -240,7 +248,7 @@ impl Datapath {
 
     /// The folder of the pinned maps, for readers such as the flow log.
     pub fn maps_folder(&self) -> PathBuf {
-        maps_folder(&self.config.bpf_root)
+        self.inner.lock().loaded.maps_folder()
     }
 
     /// Everything about the datapath. Walks the maps it counts: some milliseconds at 30,000 Services.
@@ -328,7 +336,7 @@ impl Datapath {
     pub fn cleanup(bpf_root: &Path, interfaces: &[&str]) -> Result<Vec<PathBuf>, Error> {
         let removed = loader::cleanup(bpf_root)?;
         if !has_tcx().map_err(LoadError::from)? {
-            interfaces.iter().for_each(|interface| loader::cleanup_clsact(interface));
+            interfaces.iter().for_each(|interface| cleanup_clsact(interface));
         }
         Ok(removed)
     }
@@ -373,8 +381,16 @@ impl Inner {
             return Err(error.into());
         }
         let write_us = (started.elapsed() - planned).as_micros() as u64;
+        let waited = self.loaded.waits();
+        if waited {
+            self.loaded.take_over(None)?;
+            self.loaded.attach_all(config)?;
+            info!("programs exchanged: the maps hold the whole cluster");
+        }
         let (writes, partial) = (proposal.plan.writes(), proposal.is_partial());
-        let removed = proposal.plan.members_removed.clone();
+        // Services that could not be read have other ids now; what sockets remember of the old ones is not of backends that
+        // are gone.
+        let removed = if waited { Vec::new() } else { proposal.plan.members_removed.clone() };
         self.planner.commit(proposal, Instant::now());
         if !partial {
             sys::trim_memory();

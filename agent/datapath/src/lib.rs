@@ -38,6 +38,7 @@ mod status;
 mod sys;
 mod tables;
 mod trace;
+mod upgrade;
 mod view;
 
 pub use announce::{Announcer, boot_ns};
@@ -55,7 +56,7 @@ pub use explain::{Candidate, ExplainError, Explanation, Fate, Host, Lookup, Orig
 pub use features::{FeatureError, Features, probe_kernel};
 pub use frontends::{Addresses, FrontendRow};
 pub use installed::{Contents, Installed, SourceRange};
-pub use loader::{Attachment, LoadError, cleanup, cleanup_clsact, maps_folder};
+pub use loader::{Attachment, LoadError, Loaded, cleanup, load};
 pub use maps::{MapsError, Occupancy};
 pub use names::{Names, Owner, Who};
 pub use plan::{Maps, Plan, apply};
@@ -66,4 +67,6 @@ pub use stale::Swept;
 pub use status::{Applied, Attached, EndpointStatus, Notice, Status, Totals};
 pub use strake_abi::conntrack::FlowState;
 pub use trace::{Trace, TracedBackend, TracedFrontend, TracedName};
+pub use upgrade::layout::{Layout, Leaf};
+pub use upgrade::{Object, Step as UpgradeStep, UpgradeError, cleanup_clsact, maps_folder};
 pub use view::View;

@@ -6,32 +6,30 @@
 //!   bpf_root/links/pods/IF-NAME host sides of veths
 //! ```
 //!
-//! A pinned map is reused as it is, a pinned link gets the new program by one atomic exchange: there is no instant
-//! without a program, and no entry is lost. May not know: Services, what the maps hold (but for the ABI version).
+//! A pinned map of ours is used as it is, a pinned link gets the new program by one atomic exchange: there is no instant
+//! without a program, and no entry is lost. Maps of another version: see [`crate::upgrade`]. May not know: Services, what
+//! the maps hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData, MapError};
-use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
-use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
-use strake_abi::config::{CONFIG, Config as AbiConfig, HAVE_SET_RETVAL};
+use strake_abi::config::HAVE_SET_RETVAL;
 use strake_abi::program;
 use tracing::{info, warn};
 
 use crate::config::{Config, MapSizes};
 use crate::features::{FeatureError, Features, check_bpffs, open_cgroup, probe_kernel};
 use crate::sys::{self, LinkTarget};
-
-/// The filter's place among clsact filters: before those without a priority of their own.
-const CLSACT_PRIORITY: u16 = 40;
-const CLSACT_HANDLE: TcHandle = TcHandle::new(0, 1);
+use crate::upgrade::{
+    self, Ground, Object, Stage, Step, UpgradeError, attach_type, classifier, detach, detach_clsact, links_folder,
+    maps_folder, remove_file,
+};
 
 /// Why the programs are not in place.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +38,8 @@ pub enum LoadError {
     Feature(#[from] FeatureError),
     #[error("making folder {path}")]
     Folder { path: PathBuf, source: io::Error },
-    #[error(
-        "the state pinned under {path} is of ABI version {found}, this binary speaks {}: finish with the binary that wrote it, or remove that state (flows of the packet path are cut)",
-        strake_abi::ABI_VERSION
-    )]
-    AbiVersion { path: PathBuf, found: u32 },
-    #[error("reading {path}")]
-    Pinned { path: PathBuf, source: MapError },
+    #[error("taking over from the agent before")]
+    Upgrade(#[from] UpgradeError),
     #[error("loading the BPF object")]
     Object(#[source] Box<EbpfError>),
     #[error("the BPF object has no program {name} of the expected type")]
@@ -73,6 +66,8 @@ pub enum Attachment {
     Replaced,
     /// With a clsact filter (no tcx).
     Clsact,
+    /// The program of an agent before us is still there: its maps look different, and ours are not filled yet.
+    Waiting,
 }
 
 /// The loaded object and what is attached.
@@ -85,15 +80,11 @@ pub struct Loaded {
     pub attached: BTreeMap<String, (String, Attachment)>,
     links: PathBuf,
     clsact: bool,
-}
-
-/// The folder with the pinned maps.
-pub fn maps_folder(bpf_root: &Path) -> PathBuf {
-    bpf_root.join("maps")
-}
-
-fn links_folder(bpf_root: &Path) -> PathBuf {
-    bpf_root.join("links")
+    ground: Ground,
+    /// As long as the programs of an agent before us are in place.
+    stage: Option<Stage>,
+    /// Interfaces that they serve.
+    served: BTreeSet<String>,
 }
 
 fn make(path: &Path) -> Result<(), LoadError> {
@@ -108,25 +99,46 @@ pub fn preflight(config: &Config) -> Result<Features, FeatureError> {
     Ok(features)
 }
 
-/// Probes the kernel, loads the object and verifies every program. Attaches nothing yet.
-pub fn load(config: &Config) -> Result<Loaded, LoadError> {
+/// Probes the kernel, loads the object and verifies every program. Attaches nothing yet, but puts in place what an agent
+/// before us had begun to put there.
+pub fn load(config: &Config, object: &Object) -> Result<Loaded, LoadError> {
     let features = preflight(config)?;
     make(&config.bpf_root)?;
-    refuse_other_abi(config)?;
-    let (maps, links) = (maps_folder(&config.bpf_root), links_folder(&config.bpf_root));
-    make(&maps)?;
+    let links = links_folder(&config.bpf_root);
     make(&links.join("pods"))?;
+    let uplink_ifindex = match &config.uplink {
+        None => 0,
+        Some(name) => nix::net::if_::if_nametoindex(name.as_str())
+            .map_err(|source| LoadError::NoUplink { name: name.clone(), source })?,
+    };
+    let clsact = config.force_clsact || !features.tcx;
+    let (root, cgroup) = (config.bpf_root.clone(), config.cgroup_root.clone());
+    let ground = Ground { root, cgroup, uplink_ifindex, clsact };
+    if upgrade::finish(&ground, None)? {
+        info!("went on with an upgrade that an agent before us had begun");
+    }
+    let wanted = sizes(&config.sizes).map(|(name, size)| (name.to_owned(), size)).into();
+    let stage = match upgrade::plan(&config.bpf_root, object, &wanted) {
+        Err(error @ UpgradeError::AbiVersion { .. }) if config.discard_incompatible => {
+            warn!(%error, "removing it");
+            cleanup(&config.bpf_root)?;
+            make(&links.join("pods"))?;
+            upgrade::plan(&config.bpf_root, object, &wanted)?
+        }
+        planned => planned?,
+    };
 
     let set_retval = u8::from(features.set_retval);
     let mut loader = EbpfLoader::new();
     loader.override_global(HAVE_SET_RETVAL, &set_retval, false);
-    for name in program::MAPS {
-        loader.map_pin_path(name, maps.join(name));
+    for (name, _) in &object.layouts {
+        loader.map_pin_path(name.as_str(), stage.folder.join(name));
     }
-    for (name, size) in sizes(&config.sizes) {
-        loader.map_max_entries(name, size);
+    for (name, size) in &stage.capacities {
+        loader.map_max_entries(name.as_str(), *size);
     }
-    let mut ebpf = loader.load(strake_bpf_object::OBJECT).map_err(|source| LoadError::Object(Box::new(source)))?;
+    let mut ebpf = loader.load(object.bytes).map_err(|source| LoadError::Object(Box::new(source)))?;
+    stage.fill(object)?;
     for name in program::SOCK_ADDR {
         let program: &mut CgroupSockAddr = find(&mut ebpf, name)?;
         program.load().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
@@ -138,14 +150,23 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
         let program: &mut SchedClassifier = find(&mut ebpf, name)?;
         program.load().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
     }
-
-    let uplink_ifindex = match &config.uplink {
-        None => 0,
-        Some(name) => nix::net::if_::if_nametoindex(name.as_str())
-            .map_err(|source| LoadError::NoUplink { name: name.clone(), source })?,
+    let mut loaded = Loaded {
+        ebpf,
+        features,
+        uplink_ifindex,
+        attached: BTreeMap::new(),
+        links,
+        clsact,
+        ground,
+        stage: None,
+        served: BTreeSet::new(),
     };
-    let clsact = config.force_clsact || !features.tcx;
-    Ok(Loaded { ebpf, features, uplink_ifindex, attached: BTreeMap::new(), links, clsact })
+    if stage.is_beside() {
+        loaded.pin_programs(&stage.programs())?;
+        loaded.served = upgrade::served(&loaded.ground)?;
+        loaded.stage = Some(stage);
+    }
+    Ok(loaded)
 }
 
 fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 24] {
@@ -178,43 +199,6 @@ fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 24] {
     ]
 }
 
-/// Bytes of a `CONFIG` row, now and up to version 3.
-const SIZE: usize = size_of::<AbiConfig>();
-const SIZE_TO_3: usize = 88;
-
-fn first_word<const N: usize>(data: MapData) -> Result<u32, MapError> {
-    let map: Array<MapData, [u8; N]> = Array::try_from(Map::from_map_data(data)?)?;
-    let row = map.get(&0, 0)?;
-    Ok(row.first_chunk().map_or(u32::MAX, |word| u32::from_ne_bytes(*word)))
-}
-
-/// The pinned CONFIG says which ABI wrote the maps. Maps of another one must not be touched, let alone reused.
-fn refuse_other_abi(config: &Config) -> Result<(), LoadError> {
-    let path = maps_folder(&config.bpf_root).join(CONFIG);
-    if !path.exists() {
-        return Ok(());
-    }
-    let pinned = |source| LoadError::Pinned { path: path.clone(), source };
-    let data = MapData::from_pin(&path).map_err(pinned)?;
-    let value_size = data.info().map_err(pinned)?.value_size() as usize;
-    // The version is the first word in every version.
-    let found = match value_size {
-        SIZE => first_word::<SIZE>(data).map_err(pinned)?,
-        SIZE_TO_3 => first_word::<SIZE_TO_3>(data).map_err(pinned)?,
-        // Whatever wrote another size is later.
-        _ => u32::MAX,
-    };
-    // 0: an agent died between making the maps and writing CONFIG; nothing is attached to them yet.
-    if found == strake_abi::ABI_VERSION || found == 0 {
-        return Ok(());
-    }
-    if !config.discard_incompatible {
-        return Err(LoadError::AbiVersion { path: config.bpf_root.clone(), found });
-    }
-    warn!(found, ours = strake_abi::ABI_VERSION, "removing pinned state of another ABI version");
-    cleanup(&config.bpf_root).map(drop)
-}
-
 fn find<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
 where
     &'a mut P: TryFrom<&'a mut Program>,
@@ -223,24 +207,55 @@ where
     program.try_into().map_err(|_| LoadError::NoProgram { name })
 }
 
-/// `enum bpf_attach_type`.
-fn attach_type(name: &str) -> u32 {
-    match name {
-        program::SOCK_CONNECT4 => 10,
-        program::SOCK_CONNECT6 => 11,
-        program::SOCK_SENDMSG4 => 14,
-        program::SOCK_SENDMSG6 => 15,
-        program::SOCK_RECVMSG4 => 19,
-        program::SOCK_RECVMSG6 => 20,
-        program::SOCK_GETPEER4 => 29,
-        program::SOCK_GETPEER6 => 30,
-        program::SOCK_RELEASE => 34,
-        program::TO_POD | program::TO_NET => 47,
-        _ => 46,
-    }
-}
-
 impl Loaded {
+    /// The folder with the pins of the maps that these programs use.
+    pub fn maps_folder(&self) -> PathBuf {
+        self.stage.as_ref().map_or_else(|| maps_folder(&self.ground.root), |stage| stage.folder.clone())
+    }
+
+    /// Whether the programs of an agent before us are in place, and these have maps of their own.
+    pub fn is_beside(&self) -> bool {
+        self.stage.is_some()
+    }
+
+    /// Whether these programs are not to be put in place before their maps hold a whole view of the cluster.
+    pub fn waits(&self) -> bool {
+        self.stage.as_ref().is_some_and(Stage::waits)
+    }
+
+    /// Exchanges the programs of an agent before us for these, whose maps are filled. Stops after `until`, as a crash
+    /// would, for tests.
+    pub fn take_over(&mut self, until: Option<Step>) -> Result<(), LoadError> {
+        let Some(stage) = &self.stage else { return Ok(()) };
+        stage.go()?;
+        upgrade::finish(&self.ground, until)?;
+        self.stage = None;
+        Ok(())
+    }
+
+    /// Attaches what has waited until the programs were exchanged.
+    pub fn attach_all(&mut self, config: &Config) -> Result<(), LoadError> {
+        self.attach_uplink(config.uplink.as_deref())?;
+        self.attach_sockets(&config.cgroup_root)?;
+        let waiting = self.attached.values().filter(|(_, how)| *how == Attachment::Waiting);
+        let pods: BTreeSet<String> = waiting.map(|(interface, _)| interface.clone()).collect();
+        for interface in pods {
+            // One that is gone meanwhile is forgotten when the plugin says so.
+            if let Ok(ifindex) = nix::net::if_::if_nametoindex(interface.as_str()) {
+                self.attach_pod(&interface, ifindex)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pin_programs(&self, folder: &Path) -> Result<(), LoadError> {
+        for name in program::SOCK_ADDR.into_iter().chain(program::CLASSIFIERS).chain([program::SOCK_RELEASE]) {
+            let fail = |source| LoadError::Attach { name, target: folder.display().to_string(), source };
+            sys::pin(self.program_fd(name).map_err(fail)?.as_fd(), &folder.join(name)).map_err(fail)?;
+        }
+        Ok(())
+    }
+
     /// Attaches the socket hooks, what translates back before what translates.
     pub fn attach_sockets(&mut self, cgroup_root: &Path) -> Result<(), LoadError> {
         let folder = open_cgroup(cgroup_root)?;
@@ -249,7 +264,11 @@ impl Loaded {
             let fail = |source| LoadError::Attach { name, target: target.clone(), source };
             let id = folder.metadata().map_err(fail)?.ino();
             let pin = self.links.join(name);
-            let how = self.link(name, &pin, LinkTarget::Cgroup(id), folder.as_raw_fd() as u32).map_err(fail)?;
+            let how = if self.waits() && pin.exists() {
+                Attachment::Waiting
+            } else {
+                self.link(name, &pin, LinkTarget::Cgroup(id), folder.as_raw_fd() as u32).map_err(fail)?
+            };
             self.attached.insert(name.into(), (target.clone(), how));
         }
         Ok(())
@@ -312,7 +331,7 @@ impl Loaded {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let link = sys::link_create(program.as_fd(), target_fd, attach_type(name))?;
+        let link = sys::link_create(program.as_fd(), target_fd, attach_type(name), None)?;
         sys::pin(link.as_fd(), pin)?;
         Ok(Attachment::Fresh)
     }
@@ -324,6 +343,9 @@ impl Loaded {
         interface: &str,
         ifindex: u32,
     ) -> Result<Attachment, LoadError> {
+        if self.waits() && self.served.contains(interface) {
+            return Ok(Attachment::Waiting);
+        }
         if !self.clsact {
             return self.link(name, pin, LinkTarget::Tcx(ifindex), ifindex).map_err(|source| LoadError::Attach {
                 name,
@@ -331,64 +353,12 @@ impl Loaded {
                 source,
             });
         }
-        self.clsact(name, interface).map_err(|source| LoadError::Clsact { name, target: interface.into(), source })
-    }
-
-    /// Below 6.6 a filter is attached by netlink. It stays when we go, and is replaced by its priority and handle.
-    fn clsact(
-        &mut self,
-        name: &'static str,
-        interface: &str,
-    ) -> Result<Attachment, Box<dyn std::error::Error + Send + Sync>> {
-        match tc::qdisc_add_clsact(interface) {
-            Ok(()) => {}
-            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
         let program: &mut SchedClassifier = find(&mut self.ebpf, name)?;
-        let direction = tc_direction(name);
-        let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
-        let fresh = program.attach_with_options(interface, direction, TcAttachOptions::Netlink(options));
-        let id = match fresh {
-            Ok(id) => id,
-            Err(_) => {
-                let old = ManuallyDrop::new(clsact_link(interface, direction)?);
-                program.attach_to_link(ManuallyDrop::into_inner(old))?
-            }
-        };
-        // Dropping the link would detach the filter.
-        let _stays = ManuallyDrop::new(program.take_link(id)?);
-        Ok(Attachment::Clsact)
-    }
-}
-
-fn tc_direction(name: &str) -> TcAttachType {
-    if matches!(name, program::TO_POD | program::TO_NET) { TcAttachType::Egress } else { TcAttachType::Ingress }
-}
-
-fn clsact_link(interface: &str, direction: TcAttachType) -> io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(interface, direction, CLSACT_PRIORITY, CLSACT_HANDLE, None)
-}
-
-/// Removes our filter if there is one; an interface that is gone took it along.
-fn detach_clsact(interface: &str, name: &'static str) {
-    // Dropping the link detaches it.
-    drop(clsact_link(interface, tc_direction(name)));
-}
-
-/// Detaches the link pinned at `path`, if there is one, and removes the pin.
-fn detach(path: &Path) -> Result<(), LoadError> {
-    if let Ok(link) = sys::open_pin(path) {
-        // What it was attached to may be gone, and then so is the attachment.
-        let _ = sys::link_detach(link.as_fd());
-    }
-    remove(path)
-}
-
-fn remove(path: &Path) -> Result<(), LoadError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LoadError::Remove { path: path.into(), source }),
-        _ => Ok(()),
+        classifier(program, name, interface).map(|()| Attachment::Clsact).map_err(|source| LoadError::Clsact {
+            name,
+            target: interface.into(),
+            source,
+        })
     }
 }
 
@@ -396,7 +366,10 @@ fn remove(path: &Path) -> Result<(), LoadError> {
 /// gone. Nothing there is no error. Returns the pins that were there.
 pub fn cleanup(bpf_root: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let mut removed = Vec::new();
-    for folder in [links_folder(bpf_root).join("pods"), links_folder(bpf_root), maps_folder(bpf_root)] {
+    let links = links_folder(bpf_root);
+    let (others, book) = upgrade::everything(bpf_root);
+    let folders = [links.join("pods"), links].into_iter().chain(others).chain([maps_folder(bpf_root)]);
+    for folder in folders {
         let fail = |source| LoadError::Remove { path: folder.clone(), source };
         match fs::read_dir(&folder) {
             Ok(entries) => {
@@ -413,6 +386,10 @@ pub fn cleanup(bpf_root: &Path) -> Result<Vec<PathBuf>, LoadError> {
         }
         fs::remove_dir(&folder).map_err(fail)?;
     }
+    if book.exists() {
+        remove_file(&book)?;
+        removed.push(book);
+    }
     match fs::remove_dir(bpf_root) {
         // A mount point or a folder that holds other things stays.
         Ok(()) => {}
@@ -420,11 +397,4 @@ pub fn cleanup(bpf_root: &Path) -> Result<Vec<PathBuf>, LoadError> {
         Err(error) => info!(path = %bpf_root.display(), %error, "the folder of pins stays"),
     }
     Ok(removed)
-}
-
-/// Removes our clsact filters from an interface of the calling thread's namespace (kernels below 6.6).
-pub fn cleanup_clsact(interface: &str) {
-    for name in [program::FROM_NET, program::TO_NET] {
-        detach_clsact(interface, name);
-    }
 }

@@ -7,6 +7,8 @@
     reason = "bpf(2), membarrier(2), SO_NETNS_COOKIE and malloc_trim(3) have no safe wrapper in our dependencies"
 )]
 
+pub mod rows;
+
 use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
@@ -62,8 +64,16 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 }
 
 /// Attaches a program by a link. `target` is a cgroup's descriptor or an interface index, as `attach_type` (the
-/// kernel's `enum bpf_attach_type`) asks. The program runs after those that are attached already.
-pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
+/// kernel's `enum bpf_attach_type`) asks. The program runs right after that of the link `after` (tcx), or after those that
+/// are attached already.
+pub fn link_create(
+    program: BorrowedFd<'_>,
+    target: u32,
+    attach_type: u32,
+    after: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
+    const BPF_F_AFTER: u32 = 1 << 4;
+    const BPF_F_LINK: u32 = 1 << 13;
     #[repr(C)]
     struct Attr {
         program: u32,
@@ -76,6 +86,10 @@ pub fn link_create(program: BorrowedFd<'_>, target: u32, attach_type: u32) -> io
     }
     let program = program.as_raw_fd() as u32;
     let mut attr = Attr { program, target, attach_type, flags: 0, relative: 0, unused: 0, expected_revision: 0 };
+    if let Some(link) = after {
+        attr.flags = BPF_F_AFTER | BPF_F_LINK;
+        attr.relative = link.as_raw_fd() as u32;
+    }
     bpf(BPF_LINK_CREATE, &mut attr).map(owned)
 }
 
@@ -111,11 +125,43 @@ pub enum LinkTarget {
     Other(u32),
 }
 
+/// A link, as the kernel tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    pub target: LinkTarget,
+    /// `enum bpf_attach_type`.
+    pub attach_type: u32,
+    /// Id of the program behind it.
+    pub program: u32,
+}
+
 /// Asks what a link is attached to.
 pub fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
+    link_info(link).map(|link| link.target)
+}
+
+/// Id of a program.
+pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // struct bpf_prog_info: type, id ...
+    info(program).map(|info| info[1])
+}
+
+/// Asks about a link.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<Link> {
     const CGROUP: u32 = 3;
     const TCX: u32 = 11;
     // struct bpf_link_info: type, id, prog_id, (padding), then a union that is 8-aligned.
+    let info = info(link)?;
+    let (target, attach_type) = match info[0] {
+        CGROUP => (LinkTarget::Cgroup(u64::from(info[4]) | u64::from(info[5]) << 32), info[6]),
+        TCX => (LinkTarget::Tcx(info[4]), info[5]),
+        other => (LinkTarget::Other(other), 0),
+    };
+    Ok(Link { target, attach_type, program: info[2] })
+}
+
+/// The first words of what the kernel says about a link or a program.
+fn info(object: BorrowedFd<'_>) -> io::Result<[u32; 32]> {
     let mut info = [0_u32; 32];
     #[repr(C)]
     struct Attr {
@@ -124,13 +170,9 @@ pub fn link_target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
         info: u64,
     }
     let mut attr =
-        Attr { fd: link.as_raw_fd() as u32, length: size_of::<[u32; 32]>() as u32, info: info.as_mut_ptr() as u64 };
+        Attr { fd: object.as_raw_fd() as u32, length: size_of::<[u32; 32]>() as u32, info: info.as_mut_ptr() as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(match info[0] {
-        CGROUP => LinkTarget::Cgroup(u64::from(info[4]) | u64::from(info[5]) << 32),
-        TCX => LinkTarget::Tcx(info[4]),
-        other => LinkTarget::Other(other),
-    })
+    Ok(info)
 }
 
 #[repr(C)]

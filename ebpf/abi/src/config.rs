@@ -17,6 +17,12 @@ pub const TRACK_ALL: u32 = 1 << 2;
 pub const EVENTS: u32 = 1 << 3;
 /// Hand packets between Pods of the node straight over, past its routing. Off where another proxy translates them there.
 pub const DIRECT: u32 = 1 << 4;
+/// The programs share their hooks with those of another version for a moment, which come before or behind them: a packet
+/// that was seen to is marked, and one that is marked is left alone. Set by the agent while it exchanges programs whose maps
+/// differ. The meaning of this bit and the next, and that they are in `flags`, must not change between versions.
+pub const CHAINED: u32 = 1 << 30;
+/// The programs are to be replaced: what a row speaks for is served to the end, anything else is left to those behind.
+pub const HANDOVER: u32 = 1 << 31;
 
 /// Global of the programs, a `u8` in `.rodata` that the loader overrides with 1 where the kernel has the helper
 /// `bpf_set_retval` for `cgroup/connect4` (5.18): a connect() to a Service without endpoints then fails with

@@ -50,6 +50,8 @@ pub mod conntrack;
 pub mod dns;
 pub mod endpoint;
 pub mod flow;
+#[cfg(feature = "user")]
+pub mod layout;
 mod macros;
 pub mod program;
 pub mod service;
@@ -57,8 +59,9 @@ pub mod sock;
 
 pub use addr::{Addr4, Addr6, Cidr4, Cidr6, Mac, Port};
 
-/// Version of everything in this crate. The agent compares it with [`config::Config::abi_version`] of the pinned
-/// `CONFIG` map before it reuses any pinned map; a different number means the pinned state has to be migrated.
+/// Version of everything in this crate, for people: which of two agents is the later. What decides whether a pinned map is
+/// used as it is, is how its rows look (`layout`); and a map that does not look so is made anew and its rows carried over,
+/// by the names of fields. So a field is never given another meaning under its old name.
 pub const ABI_VERSION: u32 = 6;
 
 /// Transport protocols, as in the IPv4 header and at the end of IPv6's chain (IANA protocol numbers).

@@ -35,6 +35,16 @@ macro_rules! abi_struct {
         unsafe impl aya::Pod for $name {}
 
         #[cfg(feature = "user")]
+        impl crate::layout::Described for $name {
+            const FIELDS: &'static [crate::layout::Field] = &[ $( crate::layout::Field {
+                name: stringify!($field),
+                offset: $offset,
+                size: core::mem::size_of::<$ty>(),
+                inner: <$ty as crate::layout::Described>::FIELDS,
+            }, )* ];
+        }
+
+        #[cfg(feature = "user")]
         impl $name {
             /// A copy of the value whose bytes these are, as a ring buffer or a file hands them out; `None` unless
             /// there are exactly as many as the type has.
@@ -83,6 +93,30 @@ macro_rules! abi_struct_wide {
                 core::mem::offset_of!($name<A>, $field) == $far,
                 concat!("offset of long ", stringify!($name), ".", stringify!($field))
             ); )*
+        };
+        #[cfg(feature = "user")]
+        const _: () = {
+            type A = crate::addr::Addr4;
+            impl crate::layout::Described for $name<A> {
+                const FIELDS: &'static [crate::layout::Field] = &[ $( crate::layout::Field {
+                    name: stringify!($field),
+                    offset: $at,
+                    size: core::mem::size_of::<$ty>(),
+                    inner: <$ty as crate::layout::Described>::FIELDS,
+                }, )* ];
+            }
+        };
+        #[cfg(feature = "user")]
+        const _: () = {
+            type A = crate::addr::Addr6;
+            impl crate::layout::Described for $name<A> {
+                const FIELDS: &'static [crate::layout::Field] = &[ $( crate::layout::Field {
+                    name: stringify!($field),
+                    offset: $far,
+                    size: core::mem::size_of::<$ty>(),
+                    inner: <$ty as crate::layout::Described>::FIELDS,
+                }, )* ];
+            }
         };
 
         #[cfg(feature = "user")]

@@ -2,8 +2,8 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use strake_abi::config::Config;
-use strake_abi::conntrack::{BORDER_NET, CT_REDIRECT, CT_SNAT, CT_TRANSLATED, Tuple};
+use strake_abi::config::{Config, HANDOVER};
+use strake_abi::conntrack::{BORDER_NET, CT_REDIRECT, CT_SNAT, CT_TRANSLATED, FlowState, Tuple};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SERVICE_DROP_IF_EMPTY, Service};
 use strake_abi::{Addr4, Addr6, proto};
@@ -13,7 +13,7 @@ use strake_logic::{choose, flow};
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
 use crate::service::Target;
-use crate::skb::{Action, DROP, Kind, PASS, Packet, Skb, code, out_to_neighbour, refusal, settle};
+use crate::skb::{Action, DROP, Kind, NEXT, PASS, Packet, Skb, code, out_to_neighbour, refusal, settle};
 use crate::translate::apply;
 use crate::wire::Wire;
 use crate::work::Work;
@@ -22,6 +22,9 @@ use crate::{announce, maps, park, service, track};
 #[classifier]
 pub fn from_net(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
+    if skb.is_seen(Hook::FromNet) {
+        return code::<Addr4>(skb, Hook::FromNet, NEXT);
+    }
     if skb.is_ipv6() {
         return six(skb);
     }
@@ -67,6 +70,8 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     let key = &new.key;
     if let Some(row) = track::find(key)
         && track::is_live(config, key, row, packet.tcp_flags, now_s)
+        // The programs behind may have given its port to another flow already.
+        && (config.flags & HANDOVER == 0 || row.state != FlowState::Closed as u8)
     {
         // See `translate::carry`.
         let flags = row.flags;
@@ -93,6 +98,10 @@ fn forward<A: Wire>(skb: Skb, packet: &Packet<A>, to: &Tuple<A>, flags: u16) -> 
 
 #[inline(never)]
 fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Action {
+    // Of a flow that the programs behind have opened, or will.
+    if config.flags & HANDOVER != 0 {
+        return NEXT;
+    }
     let (tuple, protocol) = (&work.packet.tuple, work.packet.ip.proto);
     if work.packet.ip.fragment == Fragment::Later {
         return PASS;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use strake_abi::config::{Config, DIRECT, TRACK_ALL};
+use strake_abi::config::{Config, DIRECT, HANDOVER, TRACK_ALL};
 use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_SOCKET, CT_TRANSLATED, DIRECTION_REPLY, Tuple};
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, Endpoint};
 use strake_abi::flow::{Counter, DropReason, Hook};
@@ -16,7 +16,7 @@ use crate::maps::{self, ENDPOINTS, get};
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
 use crate::service::Target;
-use crate::skb::{Action, DROP, Kind, PASS, Packet, Skb, into_pod, refusal, settle};
+use crate::skb::{Action, DROP, Kind, NEXT, PASS, Packet, Skb, code, into_pod, refusal, settle};
 use crate::translate::{apply, carry, turn_ethernet};
 use crate::wire::Wire;
 use crate::work::Work;
@@ -25,6 +25,9 @@ use crate::{park, service, track};
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
+    if skb.is_seen(Hook::FromPod) {
+        return code::<Addr4>(skb, Hook::FromPod, NEXT);
+    }
     if skb.is_ipv6() {
         return six(skb);
     }
@@ -180,6 +183,10 @@ fn send<A: Wire>(
 /// The first packet of a flow, or one that no row speaks for.
 #[inline(never)]
 fn open<A: Wire>(skb: Skb, work: &mut Work<A>, endpoint: &Endpoint, config: &Config) -> Action {
+    // Of a flow that the programs behind have opened, or will.
+    if config.flags & HANDOVER != 0 {
+        return NEXT;
+    }
     let protocol = work.packet.ip.proto;
     if protocol != A::ICMP
         && let Some(service) = A::service_at(config, &work.packet.tuple, protocol, SCOPE_INTERNAL)

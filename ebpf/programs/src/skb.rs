@@ -9,12 +9,14 @@ use aya_ebpf::helpers::generated::{
     bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use core::mem::MaybeUninit;
+use strake_abi::config::CHAINED;
 use strake_abi::conntrack::{ConntrackKey, FragmentPorts, Tuple};
 use strake_abi::flow::{Counter, DropReason, Hook, Verdict};
 use strake_abi::{Port, proto};
 use strake_logic::choose::is_fresh;
 use strake_logic::packet::{self, Fragment, Ip, Transport, ethertype};
 
+use crate::maps;
 use crate::report::{self, count, now_ns, seconds};
 use crate::wire::Wire;
 
@@ -28,6 +30,8 @@ pub struct Action(u8);
 
 /// It goes on as if nobody had looked.
 pub const PASS: Action = Action(TC_ACT_OK as u8);
+/// It goes on, and nobody has looked: no row speaks for it, or it has been seen to by the programs of another version.
+pub const NEXT: Action = Action(32);
 /// It is discarded, and somebody has said why.
 pub const DROP: Action = Action(TC_ACT_SHOT as u8);
 /// It goes where a redirect said.
@@ -69,7 +73,16 @@ pub fn code<A: Wire>(skb: Skb, hook: Hook, action: Action) -> i32 {
         return TC_ACT_SHOT;
     }
     // Other programs may sit behind ours (a CNI plugin's, say), and they have their say.
-    if action == PASS { TC_ACT_UNSPEC } else { i32::from(action.0) }
+    if action == NEXT {
+        return TC_ACT_UNSPEC;
+    }
+    if action == PASS {
+        if maps::config().is_some_and(|config| config.flags & CHAINED != 0) {
+            skb.mark(hook);
+        }
+        return TC_ACT_UNSPEC;
+    }
+    i32::from(action.0)
 }
 
 /// The helper's word: redirected, or refused.
@@ -96,6 +109,28 @@ impl Skb {
     pub fn ifindex(self) -> u32 {
         // SAFETY: see `len`.
         unsafe { (*self.0).ifindex }
+    }
+
+    /// A number that no packet carries by chance: of this hook at this interface.
+    #[inline(always)]
+    fn seen_at(self, hook: Hook) -> u32 {
+        const SEEN: u32 = 0x5354_0000;
+        SEEN ^ (hook as u32) << 12 ^ self.ifindex()
+    }
+
+    /// Tells the programs behind, those of another version, that it has been seen to.
+    #[inline(always)]
+    fn mark(self, hook: Hook) {
+        // SAFETY: the context is valid while the program runs; these words are for programs to leave notes.
+        unsafe { (*self.0).cb[0] = self.seen_at(hook) };
+    }
+
+    /// Whether the programs before, those of another version, have seen to it.
+    #[inline(always)]
+    pub fn is_seen(self, hook: Hook) -> bool {
+        // SAFETY: see `mark`.
+        let noted = unsafe { (*self.0).cb[0] };
+        noted == self.seen_at(hook) && maps::config().is_some_and(|config| config.flags & CHAINED != 0)
     }
 
     /// Whether the kernel holds it for IPv6.

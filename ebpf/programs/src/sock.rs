@@ -19,7 +19,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_ebpf::{EbpfContext, Global};
-use strake_abi::config::Config;
+use strake_abi::config::{Config, HANDOVER};
 use strake_abi::endpoint::{ENDPOINT_NO_SOCKET, PodNetns};
 use strake_abi::flow::{Counter, DropReason, EventKind, Hook, Verdict};
 use strake_abi::service::{
@@ -277,6 +277,10 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 #[inline(never)]
 fn choose<F: Family>(socket: &Socket<F>, hook: Hook, service: &Service, config: &Config) -> Answer<F::Addr> {
     if service.flags & SERVICE_NO_SOCKET != 0 {
+        return Answer::Leave;
+    }
+    // The programs behind choose.
+    if config.flags & HANDOVER != 0 {
         return Answer::Leave;
     }
     let netns = socket.netns_cookie();

@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use strake_abi::config::{Config, MASQUERADE, TRACK_ALL};
+use strake_abi::config::{Config, HANDOVER, MASQUERADE, TRACK_ALL};
 use strake_abi::conntrack::{BORDER_NET, CT_QUIET, CT_SNAT};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::{Addr4, Addr6, proto};
@@ -10,7 +10,7 @@ use strake_logic::packet::Fragment;
 use strake_logic::{choose, flow};
 
 use crate::report::{self, count, now_ns, seconds};
-use crate::skb::{Action, Kind, PASS, Skb, code, settle};
+use crate::skb::{Action, Kind, NEXT, PASS, Skb, code, settle};
 use crate::translate::{apply, carry};
 use crate::wire::Wire;
 use crate::work::Work;
@@ -19,6 +19,9 @@ use crate::{maps, service, track};
 #[classifier]
 pub fn to_net(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
+    if skb.is_seen(Hook::ToNet) {
+        return code::<Addr4>(skb, Hook::ToNet, NEXT);
+    }
     if skb.is_ipv6() {
         return six(skb);
     }
@@ -60,6 +63,10 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     {
         carry(Hook::ToNet, skb, key, row, packet, now_s)?;
         return Ok(PASS);
+    }
+    // Of a flow that the programs behind have opened, or will.
+    if config.flags & HANDOVER != 0 {
+        return Ok(NEXT);
     }
     if config.flags & MASQUERADE == 0
         || !A::is_own_pod(config, packet.ip.src)

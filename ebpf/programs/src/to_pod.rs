@@ -10,7 +10,7 @@ use strake_abi::flow::{DropReason, Hook};
 use strake_abi::{Addr4, Addr6};
 
 use crate::report::{now_ns, seconds};
-use crate::skb::{Action, Kind, PASS, Skb, code, settle};
+use crate::skb::{Action, Kind, NEXT, PASS, Skb, code, settle};
 use crate::track;
 use crate::translate::carry;
 use crate::wire::Wire;
@@ -18,6 +18,9 @@ use crate::wire::Wire;
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
+    if skb.is_seen(Hook::ToPod) {
+        return code::<Addr4>(skb, Hook::ToPod, NEXT);
+    }
     if skb.is_ipv6() {
         return six(skb);
     }
@@ -46,7 +49,7 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
         Kind::Lost | Kind::Other => return Ok(PASS),
     }
     let key = packet.key(BORDER_POD);
-    let Some(row) = track::find(&key) else { return Ok(PASS) };
+    let Some(row) = track::find(&key) else { return Ok(NEXT) };
     if row.direction != DIRECTION_REPLY {
         return Ok(PASS);
     }
