@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-pub use strake_datapath::{Cidrs, LbAlgorithm};
+pub use strake_datapath::{Cidrs, LbAlgorithm, MapSizes};
 
 use strake_state::Sandboxes;
 
@@ -54,6 +54,14 @@ pub struct Join {
     pub ca_pin: String,
 }
 
+/// How large the datapath's maps may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Maps {
+    pub sizes: MapSizes,
+    /// Most rows of a map that grows with the cluster.
+    pub max_rows: u32,
+}
+
 #[derive(Debug, Clone)]
 pub struct Config {
     pub node_name: String,
@@ -80,6 +88,7 @@ pub struct Config {
     pub components: BTreeSet<Component>,
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
+    pub maps: Maps,
     /// Runtimes whose Pods the socket hooks leave alone.
     pub sandboxes: Sandboxes,
     /// LoadBalancer addresses that somebody else gave are announced too, where no class says whose they are.

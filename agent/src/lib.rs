@@ -28,9 +28,10 @@ mod run;
 mod service_health;
 mod standalone;
 
-pub use config::{Cidrs, Component, Config, Join, LbAlgorithm};
+pub use config::{Cidrs, Component, Config, Join, LbAlgorithm, MapSizes, Maps};
 pub use error::Error;
 pub use proxy::Listen;
 pub use run::run;
 pub use standalone::{Standalone, run as run_standalone};
+pub use strake_datapath::{MAX_ROWS, MEMORY_RATIO, memory};
 pub use strake_state::Sandboxes;

@@ -121,6 +121,8 @@ fn datapath_config(config: &Config) -> strake_datapath::Config {
     datapath.host_ports = config.has(Component::Network);
     datapath.dns = config.has(Component::Dns);
     datapath.lb_algorithm = config.lb_algorithm;
+    datapath.sizes = config.maps.sizes;
+    datapath.max_rows = config.maps.max_rows;
     datapath
 }
 

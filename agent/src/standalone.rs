@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::announce;
 use crate::api::{self, Questions};
+use crate::config::Maps;
 use crate::proxy::{self, Listen};
 use crate::run::{flows, until_all_end};
 use crate::{Error, join};
@@ -38,6 +39,7 @@ pub struct Standalone {
     pub cluster_cidr: Cidrs,
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
+    pub maps: Maps,
     /// Runtimes whose sockets are not this kernel's; their Pods are named in the status.
     pub sandboxes: Sandboxes,
     pub listen: Listen,
@@ -97,6 +99,8 @@ fn datapath(config: &Standalone) -> strake_datapath::Config {
     datapath.host_ports = false;
     datapath.dns = false;
     datapath.lb_algorithm = config.lb_algorithm;
+    datapath.sizes = config.maps.sizes;
+    datapath.max_rows = config.maps.max_rows;
     datapath
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
-use strake_agent::{Cidrs, Component, Config, Join, LbAlgorithm, Listen, Sandboxes, Standalone};
+use strake_agent::{Cidrs, Component, Config, Join, LbAlgorithm, Listen, MapSizes, Maps, Sandboxes, Standalone};
 
 #[derive(clap::Args, Clone)]
 pub struct NodeArgs {
@@ -54,6 +54,16 @@ pub struct NodeArgs {
     /// random, or by maglev, the same on every node
     #[arg(long, default_value = "random", value_name = "random|maglev")]
     lb_algorithm: LbAlgorithm,
+    /// Part of the machine's memory for what is remembered of connections, sockets and clients in BPF maps
+    #[arg(long, default_value_t = strake_agent::MEMORY_RATIO, value_name = "RATIO", value_parser = ratio)]
+    map_memory_ratio: f64,
+    /// Rows of the map of tracked connections, two each; what is remembered beside them follows in proportion [default: by
+    /// memory]
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1024..=1 << 24))]
+    conntrack_rows: Option<u32>,
+    /// Most rows of each BPF map that grows with the cluster (Services, backends, names ...); they do so by themselves
+    #[arg(long, value_name = "ROWS", default_value_t = strake_agent::MAX_ROWS)]
+    map_rows_max: u32,
     /// Announce LoadBalancer addresses by ARP and neighbour discovery that somebody else gave to Services of class
     /// strake.io/lb or of none, too; what `strake server --load-balancer-pool` gives is announced without this, unless the
     /// proxy runs alone
@@ -100,6 +110,16 @@ impl NodeArgs {
 
     fn sandboxes(&self) -> Sandboxes {
         Sandboxes::new(self.sandboxed_runtimes.iter().map(String::as_str))
+    }
+
+    fn maps(&self) -> Result<Maps> {
+        let sizes = match self.conntrack_rows {
+            Some(rows) => MapSizes::for_conntrack(rows),
+            None => {
+                MapSizes::for_memory(strake_agent::memory().context("asking for the memory")?, self.map_memory_ratio)
+            }
+        };
+        Ok(Maps { sizes, max_rows: self.map_rows_max })
     }
 
     fn listen(&self) -> Listen {
@@ -153,6 +173,7 @@ impl NodeArgs {
             service_cidr: self.service_cidr.into(),
             components: self.components(),
             lb_algorithm: self.lb_algorithm,
+            maps: self.maps()?,
             sandboxes: self.sandboxes(),
             announce_everyones: self.announce,
             listen: self.listen(),
@@ -176,6 +197,7 @@ impl NodeArgs {
             bpf_root: self.bpf_root.clone(),
             cluster_cidr: self.cluster_cidr.into(),
             lb_algorithm: self.lb_algorithm,
+            maps: self.maps()?,
             sandboxes: self.sandboxes(),
             listen: self.listen(),
             announce: self.announce,
@@ -262,6 +284,12 @@ impl std::str::FromStr for Ranges {
             _ => Err(format!("{text} is not one range, or one of each family")),
         }
     }
+}
+
+/// A part of the whole.
+fn ratio(text: &str) -> Result<f64, String> {
+    let read = text.parse::<f64>().ok().filter(|ratio| *ratio > 0.0 && *ratio <= 0.5);
+    read.ok_or_else(|| format!("{text} is not above 0 and at most 0.5"))
 }
 
 /// An address to listen on, or none.

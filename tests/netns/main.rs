@@ -6,6 +6,7 @@ mod announce;
 mod change;
 mod connections;
 mod explain;
+mod growth;
 mod holdings;
 mod maglev;
 mod outside;

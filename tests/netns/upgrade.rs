@@ -63,7 +63,7 @@ fn start_other(lab: &Lab, config: &Config, object: &Object, until: Option<Upgrad
 }
 
 /// Everything under the folder of pins.
-fn pins(lab: &Lab) -> Vec<String> {
+pub fn pins(lab: &Lab) -> Vec<String> {
     let root = lab.config().bpf_root;
     let (mut folders, mut found) = (vec![PathBuf::new()], Vec::new());
     while let Some(folder) = folders.pop() {
@@ -83,11 +83,11 @@ fn pins(lab: &Lab) -> Vec<String> {
 const NODE_PORT: u16 = 30_080;
 
 /// Connections of every kind, long and short, all the while.
-struct Load(Vec<(&'static str, Helper)>);
+pub struct Load(Vec<(&'static str, Helper)>);
 
 impl Load {
     /// Makes the Pods, the Service and the datapath.
-    fn start(lab: &mut Lab, config: &Config) -> (Datapath, Self, Vec<Helper>) {
+    pub fn start(lab: &mut Lab, config: &Config) -> (Datapath, Self, Vec<Helper>) {
         let (hooked, plain, web) = (lab.pod("hooked"), lab.pod("plain"), lab.pod("web"));
         lab.opt_out(&plain);
         lab.service("web", VIP, "TCP", 80, json!({}), &[(web.ip, 8080)]);
@@ -121,7 +121,7 @@ impl Load {
     }
 
     /// That not one has failed, and none has waited for a SYN to be sent again, which is after a second.
-    fn nothing_failed(self) {
+    pub fn nothing_failed(self) {
         let said: Vec<_> = self.0.into_iter().map(|(name, helper)| format!("{name}: {}", helper.finish())).collect();
         let good = |said: &&String| {
             let slowest = said.rsplit(' ').nth(1).and_then(|ms| ms.parse::<u64>().ok());
@@ -132,7 +132,7 @@ impl Load {
 }
 
 /// What was refused; but for what Pods without an IPv6 address say to their link by themselves.
-fn drops(datapath: &Datapath) -> BTreeMap<&'static str, u64> {
+pub fn drops(datapath: &Datapath) -> BTreeMap<&'static str, u64> {
     let mut drops = datapath.status().unwrap().drops;
     drops.remove("unsupported_protocol");
     drops

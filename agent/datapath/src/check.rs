@@ -12,9 +12,9 @@ use strake_abi::proto;
 use strake_abi::service::{SCOPE_EXTERNAL, SERVICE_NODE_PORT, ServiceKey6};
 use strake_logic::dns::table::WireName;
 
-use crate::config::MapSizes;
 use crate::desired::{Desired, Set, ShowKey, Target};
 use crate::hash::{HashMap, HashSet};
+use crate::sizes::MapSizes;
 
 /// Longest ClientIP affinity the API allows, in seconds.
 const AFFINITY_MAX_S: u32 = 86_400;

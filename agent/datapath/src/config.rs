@@ -7,6 +7,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use strake_state::Sandboxes;
 
 use crate::cidrs::Cidrs;
+use crate::sizes::{MAX_ROWS, MapSizes};
 
 /// How a node's datapath is set up. Paths and names are those of the network and mount namespace that the calling
 /// process is in.
@@ -56,7 +57,10 @@ pub struct Config {
     pub events: bool,
     /// Also report connections that no Service is part of.
     pub track_all: bool,
+    /// Entries of the maps when they are first made, or, where that is more, from now on.
     pub sizes: MapSizes,
+    /// No map that the agent fills is made larger than this, however many Services there are.
+    pub max_rows: u32,
     /// Pinned state of another ABI_VERSION is removed (flows of the packet path are cut) instead of refused.
     pub discard_incompatible: bool,
     /// Attach with clsact even where tcx exists (for tests of older kernels' way).
@@ -92,6 +96,7 @@ impl Config {
             events: true,
             track_all: true,
             sizes: MapSizes::default(),
+            max_rows: MAX_ROWS,
             discard_incompatible: false,
             force_clsact: false,
         }
@@ -134,63 +139,5 @@ impl std::str::FromStr for LbAlgorithm {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text);
         found.ok_or_else(|| format!("{text} is no algorithm; there are {}", Self::ALL.map(Self::as_str).join(" and ")))
-    }
-}
-
-/// Entries of the maps, fixed when they are first made (pinned maps keep their size).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapSizes {
-    /// Frontends: about two for a ClusterIP port, two more for its NodePort.
-    pub services: u32,
-    pub services_v6: u32,
-    pub backends: u32,
-    pub members: u32,
-    pub affinity: u32,
-    pub affinity_v6: u32,
-    /// Rows of 32 entries. A table takes 32 rows (for up to 10 backends), 128 (40), 512 (163) or 2,048.
-    pub maglev: u32,
-    /// Ranges of clients; Services with the same ones share them.
-    pub source_ranges: u32,
-    pub sock_flows: u32,
-    pub sock_nat: u32,
-    pub sock_flows_v6: u32,
-    pub sock_nat_v6: u32,
-    pub conntrack: u32,
-    pub conntrack_v6: u32,
-    pub fragments: u32,
-    pub fragments_v6: u32,
-    pub endpoints: u32,
-    pub nodes: u32,
-    pub dns_names: u32,
-    /// Bytes; a power of two and a multiple of the page size.
-    pub events: u32,
-}
-
-impl Default for MapSizes {
-    /// Room for 30,000 Services of 4 endpoints, half of them IPv6's too, and 64k connections of each path (16k of IPv6).
-    fn default() -> Self {
-        Self {
-            services: 131_072,
-            services_v6: 65_536,
-            backends: 262_144,
-            members: 131_072,
-            affinity: 65_536,
-            affinity_v6: 16_384,
-            source_ranges: 65_536,
-            // 2 MiB, taken at once: tables for 1,024 Service ports of up to 10 backends.
-            maglev: 32_768,
-            sock_flows: 65_536,
-            sock_nat: 65_536,
-            sock_flows_v6: 16_384,
-            sock_nat_v6: 16_384,
-            conntrack: 131_072,
-            conntrack_v6: 32_768,
-            fragments: 8_192,
-            fragments_v6: 2_048,
-            endpoints: 1_024,
-            nodes: 16_384,
-            dns_names: 65_536,
-            events: 1 << 20,
-        }
     }
 }

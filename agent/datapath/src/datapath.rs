@@ -27,6 +27,8 @@ use crate::maps::{KernelMaps, MapsError, Occupancy};
 use crate::names::Names;
 use crate::plan::{self, Maps};
 use crate::planner::{PlanError, Planner, Proposal};
+use crate::sizes::MapSizes;
+use crate::slices::GRACE;
 use crate::stale::sweep;
 use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
 use crate::sys;
@@ -368,6 +370,16 @@ impl Inner {
             }
             proposed => proposed,
         };
+        let proposal = match proposal {
+            Err(error) => match self.larger(&error, config) {
+                Some(sizes) => {
+                    self.grow(sizes, config)?;
+                    self.planner.propose(world, started)
+                }
+                None => Err(error),
+            },
+            proposed => proposed,
+        };
         let proposal = proposal.inspect_err(|error| {
             if let PlanError::Refused { generation, violations } = error {
                 violations.iter().for_each(|violation| warn!(%violation, generation, "invariant broken"));
@@ -408,6 +420,47 @@ impl Inner {
             swept,
             time: now(),
         }))
+    }
+}
+
+impl Inner {
+    /// The sizes with which there would be a plan, if it is only room that it lacks, and if that may be had.
+    fn larger(&self, error: &PlanError, config: &Config) -> Option<MapSizes> {
+        let sizes = self.maps.sizes(config.sizes);
+        match error {
+            // These programs have not taken over yet: one thing at a time.
+            _ if self.loaded.is_beside() => None,
+            PlanError::Refused { violations, .. } => sizes.with_room_for(violations, config.max_rows),
+            PlanError::Diff(DiffError::NoRoom { source, .. }) => sizes.with_slots_for(source, config.max_rows),
+            PlanError::Diff(DiffError::IdsExhausted) => None,
+        }
+    }
+
+    /// Makes maps larger while they are in use: larger ones beside them, the same rows in them, and the programs exchanged
+    /// for such as use those, as in an upgrade.
+    fn grow(&mut self, sizes: MapSizes, config: &Config) -> Result<(), Error> {
+        let started = Instant::now();
+        let mut loaded = loader::load(&Config { sizes, ..config.clone() }, &Object::own())?;
+        let maps = KernelMaps::open(&loaded.maps_folder())?;
+        loaded.take_over(None)?;
+        loaded.follow(&self.loaded);
+        self.loaded = loaded;
+        self.maps = maps;
+        // Slots that were retired a moment ago are free from here on.
+        if sys::wait_for_running_programs().is_err() {
+            std::thread::sleep(GRACE);
+        }
+        let sizes = self.maps.sizes(config.sizes);
+        self.planner.resized(sizes, Installed::new(self.maps.contents()?, &sizes));
+        info!(
+            took_ms = started.elapsed().as_millis() as u64,
+            services = sizes.services,
+            services_v6 = sizes.services_v6,
+            backends = sizes.backends,
+            names = sizes.dns_names,
+            "maps made larger"
+        );
+        Ok(())
     }
 }
 

@@ -11,9 +11,9 @@ use strake_abi::config::Config;
 use strake_abi::dns::{DnsKey, DnsName, DnsZone};
 use strake_abi::service::{Backend, MemberKey, Service, ServiceKey6, SourceKey};
 
-use crate::config::MapSizes;
 use crate::hash::{HashMap, HashSet};
 use crate::plan::Plan;
+use crate::sizes::MapSizes;
 use crate::slices::{Extent, Slices};
 use crate::tables::Table;
 

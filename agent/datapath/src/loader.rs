@@ -23,8 +23,9 @@ use strake_abi::config::HAVE_SET_RETVAL;
 use strake_abi::program;
 use tracing::{info, warn};
 
-use crate::config::{Config, MapSizes};
+use crate::config::Config;
 use crate::features::{FeatureError, Features, check_bpffs, open_cgroup, probe_kernel};
+use crate::sizes::MapSizes;
 use crate::sys::{self, LinkTarget};
 use crate::upgrade::{
     self, Ground, Object, Stage, Step, UpgradeError, attach_type, classifier, detach, detach_clsact, links_folder,
@@ -246,6 +247,13 @@ impl Loaded {
             }
         }
         Ok(())
+    }
+
+    /// These programs have taken over from others of this agent, and are where those were.
+    pub fn follow(&mut self, before: &Self) {
+        self.attached.clone_from(&before.attached);
+        let replaced = self.attached.values_mut().filter(|(_, how)| *how == Attachment::Fresh);
+        replaced.for_each(|(_, how)| *how = Attachment::Replaced);
     }
 
     fn pin_programs(&self, folder: &Path) -> Result<(), LoadError> {

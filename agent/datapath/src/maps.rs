@@ -334,8 +334,8 @@ impl KernelMaps {
     }
 
     /// The room there really is (pinned maps keep the size they were made with).
-    pub fn sizes(&self, configured: crate::config::MapSizes) -> crate::config::MapSizes {
-        crate::config::MapSizes {
+    pub fn sizes(&self, configured: crate::sizes::MapSizes) -> crate::sizes::MapSizes {
+        crate::sizes::MapSizes {
             services: self.services.capacity(),
             services_v6: self.services_v6.capacity(),
             backends: self.slots(),

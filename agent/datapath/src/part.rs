@@ -14,13 +14,14 @@ use strake_state::{ObjectName, Pod, World, changed};
 
 use crate::check::{Needs, sound};
 use crate::compile::{Runtime, compile_services};
-use crate::config::{Config, MapSizes};
+use crate::config::Config;
 use crate::desired::{Desired, Warning, exists_key};
 use crate::diff::diff;
 use crate::hash::HashSet;
 use crate::installed::Installed;
 use crate::plan::Plan;
 use crate::planner::Last;
+use crate::sizes::MapSizes;
 
 /// With more changed Services than this, and than an eighth of all, planning everything is no more work.
 const FEW: usize = 64;

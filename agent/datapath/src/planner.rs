@@ -21,13 +21,14 @@ use strake_state::World;
 
 use crate::check::{Needs, Violation, check};
 use crate::compile::{Runtime, compile};
-use crate::config::{Config, MapSizes};
+use crate::config::Config;
 use crate::desired::{Desired, Warning};
 use crate::diff::{DiffError, diff};
 use crate::hash::HashSet;
 use crate::installed::Installed;
 use crate::part::Part;
 use crate::plan::Plan;
+use crate::sizes::MapSizes;
 
 /// Why there is no plan. The maps keep what they hold.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +162,12 @@ impl Planner {
     /// The maps were read back.
     pub fn restored(&mut self, installed: Installed) {
         self.installed = Some(installed);
+    }
+
+    /// The maps have been made larger, and hold what they held; every running program has been waited for.
+    pub fn resized(&mut self, sizes: MapSizes, installed: Installed) {
+        self.sizes = sizes;
+        self.restored(installed);
     }
 
     /// Frees all that was retired: the caller has waited for every running program.
