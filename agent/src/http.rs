@@ -3,7 +3,7 @@
 //! Knows nothing of what is answered.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -45,6 +45,14 @@ where
         () = token.cancelled() => {}
         listener = bind(what, address) => accept(listener, handler, &token).await,
     }
+}
+
+/// A port of every address that this machine has or will have.
+pub fn everywhere(port: u16) -> SocketAddr {
+    // Without IPv6 the kernel has no such file; with it, a socket of IPv6 takes both.
+    let six = std::fs::exists("/proc/net/if_inet6").unwrap_or(false);
+    let ip = if six { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    SocketAddr::new(ip, port)
 }
 
 async fn bind(what: &str, address: SocketAddr) -> TcpListener {

@@ -108,7 +108,7 @@ async fn runtime(config: &Config) -> Result<Option<containers::Runtime>, Error> 
 fn datapath_config(config: &Config) -> strake_datapath::Config {
     let mut datapath = strake_datapath::Config::new(&config.node_name, &config.cgroup_root, &config.bpf_root);
     datapath.uplink = Some(config.uplink.clone());
-    datapath.node_ip = Some(config.node_ip);
+    datapath.node_ips = [Some(config.node_ip.into()), config.node_ip6.map(IpAddr::V6)].into_iter().flatten().collect();
     datapath.cluster_cidr = config.cluster_cidr;
     datapath.service_cidr = config.service_cidr;
     datapath.cluster_dns = config.cluster_dns;

@@ -4,7 +4,7 @@
 //! Knows Services and endpoints; not the datapath.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Error;
 use crate::health::Health;
-use crate::http::{Answer, answer, serve};
+use crate::http::{Answer, answer, everywhere, serve};
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
@@ -83,7 +83,7 @@ fn listen(number: u16, service: ObjectName, health: &Arc<Health>, token: &Cancel
     tokio::spawn(async move {
         let what = format!("health check node port of {asked}");
         let handler = move |_| std::future::ready(tell(&asked, count.load(Ordering::Relaxed), health.is_healthy()));
-        serve(&what, SocketAddr::from((Ipv4Addr::UNSPECIFIED, number)), handler, until).await;
+        serve(&what, everywhere(number), handler, until).await;
     });
     Port { service, endpoints, _stop: stop.drop_guard() }
 }

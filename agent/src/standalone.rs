@@ -4,7 +4,7 @@
 //! or DNS: programs on the uplink and on the cgroup, pinned maps, the local socket. Pods' interfaces are not ours, so
 //! what Pods call is answered where they call connect().
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
@@ -24,7 +24,8 @@ use crate::{Error, join};
 #[derive(Debug, Clone)]
 pub struct Standalone {
     pub node_name: String,
-    pub node_ip: Ipv4Addr,
+    /// One of each family that it has.
+    pub node_ips: Vec<IpAddr>,
     /// Who it is to the API server, and where that is.
     pub kubeconfig: PathBuf,
     /// Holds the local API's socket, `nodes/NAME/agent.sock`.
@@ -90,7 +91,7 @@ pub async fn run(config: Standalone, token: CancellationToken) -> Result<(), Err
 fn datapath(config: &Standalone) -> strake_datapath::Config {
     let mut datapath = strake_datapath::Config::new(&config.node_name, &config.cgroup_root, &config.bpf_root);
     datapath.uplink = Some(config.uplink.clone());
-    datapath.node_ip = Some(config.node_ip);
+    datapath.node_ips.clone_from(&config.node_ips);
     datapath.cluster_cidr = config.cluster_cidr;
     // kube-proxy knows no Service range either: an address of no Service is somebody else's to judge.
     datapath.service_cidr = Cidrs::default();

@@ -126,17 +126,26 @@ impl NodeArgs {
         Listen { healthz: self.healthz_bind_address.0, metrics: self.metrics_bind_address.0 }
     }
 
-    /// The node's address.
+    /// The node's IPv4 address, which it needs unless the proxy runs alone.
     pub fn ip(&self) -> Result<Ipv4Addr> {
         if let Some(ips) = self.node_ip {
-            return Ok(ips.ip);
+            return ips.ip.context("--node-ip has no IPv4 address, which every node needs whose Pod network is ours");
         }
         let uplink = self.uplink()?;
-        nix::ifaddrs::getifaddrs()
-            .context("listing this host's addresses")?
-            .filter(|a| a.interface_name == uplink)
-            .find_map(|a| Some(a.address?.as_sockaddr_in()?.ip()))
-            .with_context(|| format!("link {uplink} has no IPv4 address; name the node's with --node-ip"))
+        let found = first_ip4(&uplink)?;
+        found.with_context(|| format!("link {uplink} has no IPv4 address; name the node's with --node-ip"))
+    }
+
+    /// The addresses of a node that has Pods of somebody else's: those named, else the first of each family.
+    fn ips(&self) -> Result<Vec<IpAddr>> {
+        let uplink = self.uplink()?;
+        let (four, six) = match self.node_ip {
+            Some(ips) => (ips.ip, ips.ip6),
+            None => (first_ip4(&uplink)?, first_ip6(&uplink)),
+        };
+        let ips: Vec<IpAddr> = [four.map(IpAddr::V4), six.map(IpAddr::V6)].into_iter().flatten().collect();
+        anyhow::ensure!(!ips.is_empty(), "link {uplink} has no address; name the node's with --node-ip");
+        Ok(ips)
     }
 
     /// The node's IPv6 address, which it needs where its Pods have one.
@@ -146,8 +155,7 @@ impl NodeArgs {
             return Ok(named);
         }
         let uplink = self.uplink()?;
-        // Without IPv6 the kernel has no such file.
-        let found = std::fs::read_to_string("/proc/net/if_inet6").ok().and_then(|table| lasting_ip6(&table, &uplink));
+        let found = first_ip6(&uplink);
         if found.is_none() {
             tracing::warn!(uplink, "no lasting IPv6 address: other nodes cannot reach this one's Pods over IPv6");
         }
@@ -187,9 +195,17 @@ impl NodeArgs {
 
     /// What a proxy on its own is told.
     pub fn standalone(&self, kubeconfig: PathBuf) -> Result<Standalone> {
+        let node_ips = self.ips()?;
+        let mut listen = self.listen();
+        // "Everywhere" of a family that the node does not have is nowhere.
+        if let Some(address) = listen.healthz.as_mut().filter(|address| address.ip() == Ipv4Addr::UNSPECIFIED)
+            && !node_ips.iter().any(IpAddr::is_ipv4)
+        {
+            address.set_ip(Ipv6Addr::UNSPECIFIED.into());
+        }
         Ok(Standalone {
             node_name: self.name()?,
-            node_ip: self.ip()?,
+            node_ips,
             kubeconfig,
             data_dir: std::path::absolute(&self.data.data_dir)?,
             uplink: self.uplink()?,
@@ -199,16 +215,16 @@ impl NodeArgs {
             lb_algorithm: self.lb_algorithm,
             maps: self.maps()?,
             sandboxes: self.sandboxes(),
-            listen: self.listen(),
+            listen,
             announce: self.announce,
         })
     }
 }
 
-/// A node's addresses.
+/// A node's addresses, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeIps {
-    ip: Ipv4Addr,
+    ip: Option<Ipv4Addr>,
     ip6: Option<Ipv6Addr>,
 }
 
@@ -227,9 +243,18 @@ impl std::str::FromStr for NodeIps {
                 return Err(format!("{text} has two addresses of one family"));
             }
         }
-        let ip = four.ok_or_else(|| format!("{text} has no IPv4 address, which every node needs"))?;
-        Ok(Self { ip, ip6: six })
+        Ok(Self { ip: four, ip6: six })
     }
+}
+
+fn first_ip4(link: &str) -> Result<Option<Ipv4Addr>> {
+    let mut all = nix::ifaddrs::getifaddrs().context("listing this host's addresses")?;
+    Ok(all.find_map(|a| a.address.filter(|_| a.interface_name == link)?.as_sockaddr_in().map(|ip| ip.ip())))
+}
+
+/// None on a kernel without IPv6 too: it has no such file.
+fn first_ip6(link: &str) -> Option<Ipv6Addr> {
+    std::fs::read_to_string("/proc/net/if_inet6").ok().and_then(|table| lasting_ip6(&table, link))
 }
 
 /// The first address of a link in /proc/net/if_inet6 that others can reach and that will stay.
@@ -306,15 +331,32 @@ fn bind_address(text: &str, port: u16) -> Result<BindAddress, String> {
     Ok(BindAddress(Some(address)))
 }
 
-/// The link with the default route.
+/// The link with the default route: that of IPv4, else that of IPv6.
 pub fn default_uplink() -> Result<String> {
     let table = std::fs::read_to_string("/proc/net/route").context("reading /proc/net/route")?;
-    let default = table.lines().skip(1).map(|l| l.split('\t').collect::<Vec<_>>());
-    default
-        .filter(|fields| fields.len() > 7 && fields[1] == "00000000" && fields[7] == "00000000")
-        .map(|fields| fields[0].to_owned())
-        .next()
+    // Without IPv6 the kernel has no such file.
+    let table6 = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    uplink_in(&table)
+        .or_else(|| uplink6_in(&table6))
         .context("this host has no default route to tell its uplink by; name it with --uplink")
+}
+
+fn uplink_in(table: &str) -> Option<String> {
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split('\t').collect();
+        (fields.len() > 7 && fields[1] == "00000000" && fields[7] == "00000000").then(|| fields[0].to_owned())
+    })
+}
+
+fn uplink6_in(table: &str) -> Option<String> {
+    /// linux/route.h: the route refuses (as the one that stands where there is none does).
+    const RTF_REJECT: u32 = 0x0200;
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [destination, length, _, _, _, _, _, _, flags, link] = fields[..] else { return None };
+        let refuses = u32::from_str_radix(flags, 16).ok()? & RTF_REJECT != 0;
+        (destination.bytes().all(|b| b == b'0') && length == "00" && !refuses).then(|| link.to_owned())
+    })
 }
 
 /// Where cgroup2 is mounted.
@@ -348,13 +390,27 @@ mod tests {
     }
 
     #[test]
-    fn a_node_has_an_ipv4_address_and_may_have_one_of_ipv6() {
+    fn a_node_has_an_address_of_each_family_at_most() {
         let read = |text: &str| text.parse::<NodeIps>();
-        let (ip, ip6) = (Ipv4Addr::new(192, 0, 2, 1), "2001:db8::1".parse().unwrap());
+        let (ip, ip6) = (Some(Ipv4Addr::new(192, 0, 2, 1)), Some("2001:db8::1".parse().unwrap()));
         assert_eq!(read("192.0.2.1"), Ok(NodeIps { ip, ip6: None }));
-        assert_eq!(read("2001:db8::1,192.0.2.1"), Ok(NodeIps { ip, ip6: Some(ip6) }));
-        assert!(read("2001:db8::1").unwrap_err().contains("no IPv4 address"));
+        assert_eq!(read("2001:db8::1,192.0.2.1"), Ok(NodeIps { ip, ip6 }));
+        assert_eq!(read("2001:db8::1"), Ok(NodeIps { ip: None, ip6 }));
         assert!(read("192.0.2.1,192.0.2.2").unwrap_err().contains("two addresses of one family"));
+    }
+
+    #[test]
+    fn the_uplink_has_the_default_route_of_ipv4_or_of_ipv6() {
+        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
+                     eth1\t0001F40A\t00000000\t0001\t0\t0\t0\t00FFFFFF\n\
+                     eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\n";
+        assert_eq!(uplink_in(table).as_deref(), Some("eth0"));
+        let (any, none) = ("0".repeat(32), "0".repeat(32));
+        let refusing = format!("{any} 00 {none} 00 {none} ffffffff 00000001 00000000 00200200 lo\n");
+        assert_eq!(uplink6_in(&refusing), None);
+        let via = "fd5b7261020100000000000000000001";
+        let route = format!("{refusing}{any} 00 {none} 00 {via} 00000400 00000001 00000000 00000003 eth2\n");
+        assert_eq!(uplink6_in(&route).as_deref(), Some("eth2"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -168,11 +168,15 @@ struct Proxy<'a> {
 
 impl<'a> Proxy<'a> {
     fn start(cluster: &'a Cluster, room: &'a Room) -> Self {
+        Self::start_with(cluster, room, &kubeconfig(cluster), room.ip.into())
+    }
+
+    fn start_with(cluster: &'a Cluster, room: &'a Room, kubeconfig: &Path, node_ip: IpAddr) -> Self {
         let args = [
             ("components", "proxy".to_owned()),
-            ("kubeconfig", kubeconfig(cluster).display().to_string()),
+            ("kubeconfig", kubeconfig.display().to_string()),
             ("node-name", room.name.clone()),
-            ("node-ip", room.ip.to_string()),
+            ("node-ip", node_ip.to_string()),
             ("uplink", "eth0".into()),
             ("cgroup-root", room.cgroup_root.display().to_string()),
             ("bpf-root", bpf_root(room)),
@@ -224,11 +228,16 @@ fn log(room: &Room) -> PathBuf {
 
 /// The admin's kubeconfig, with the token of an account that has kube-proxy's rights alone.
 fn kubeconfig(cluster: &Cluster) -> PathBuf {
+    kubeconfig_with(cluster, |_| {})
+}
+
+fn kubeconfig_with(cluster: &Cluster, edit: impl FnOnce(&mut Value)) -> PathBuf {
     cluster.apply(RIGHTS).text();
     let token = cluster.kubectl(&["create", "token", "proxy", "--namespace", "kube-system"]).text().to_owned();
     let admin = cluster.kubectl(&["config", "view", "--raw", "--flatten", "-o", "json"]);
     let mut config: Value = serde_json::from_str(admin.text()).unwrap();
     config["users"][0]["user"] = json!({"token": token});
+    edit(&mut config["clusters"][0]["cluster"]);
     let path = cluster.data_dir().join("proxy.kubeconfig");
     fs::write(&path, config.to_string()).unwrap();
     path
@@ -339,6 +348,109 @@ fn a_proxy_with_kube_proxys_rights_serves_somebody_elses_cluster() {
     assert_eq!(get(Command::new("curl"), &format!("http://{}:30080/", room.ip)).0, "000", "a program is left");
     // The node's own agent is as it was.
     assert!(cluster.strake(&["status"]).text().contains("running"));
+}
+
+/// Of a cluster whose first family is IPv6 this is all that a Service has.
+const WEB6: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: strake.io/demo:1
+        args: [web, --six]
+        ports: [{name: http, containerPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web6}
+spec:
+  type: LoadBalancer
+  ipFamilies: [IPv6]
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http, nodePort: 30086}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: local6}
+spec:
+  type: LoadBalancer
+  ipFamilies: [IPv6]
+  externalTrafficPolicy: Local
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+";
+
+#[test]
+fn a_proxy_serves_a_node_that_has_ipv6_alone() {
+    let pods = "--cluster-cidr=10.244.0.0/16,fd00:10:244::/56";
+    let flags = ["--components=kubelet,network,dns", pods, "--service-cidr=10.96.0.0/16,fd00:10:96::/112"];
+    let cluster = Cluster::start_nodes("alone6", 1, &["--bind-address=::"], &flags);
+    cluster.load_demo();
+    cluster.apply(WEB6).text();
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=90s"]).text();
+    let (server, room) = (cluster.server(), cluster.spare_room());
+    let in_room = |words: &[&str]| {
+        let mut command = room.command(words[0]);
+        command.args(&words[1..]);
+        run(command)
+    };
+    in_room(&["ip", "-4", "address", "flush", "dev", "eth0"]).text();
+    // What its CNI plugin would have done.
+    let cidrs = cluster.kubectl(&["get", "node", &server.name, "-o", "jsonpath={.spec.podCIDRs[1]}"]);
+    in_room(&["ip", "-6", "route", "add", cidrs.text(), "via", &server.ip6.to_string()]).text();
+    in_room(&["ip", "-6", "route", "add", "default", "via", &server.ip6.to_string()]).text();
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": room.name}});
+    cluster.apply(&node.to_string()).text();
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": room.ip6}]}}).to_string();
+    cluster.kubectl(&["patch", "node", &room.name, "--subresource=status", "-p", &status]).text();
+
+    let kubeconfig = kubeconfig_with(&cluster, |server_config| {
+        server_config["server"] = json!(format!("https://[{}]:6443", server.ip6));
+        server_config["tls-server-name"] = json!("kubernetes.default.svc");
+    });
+    let proxy = Proxy::start_with(&cluster, &room, &kubeconfig, room.ip6.into());
+    let outside = |url: &str| get(server.command("curl"), url);
+    eventually("the proxy is healthy at its IPv6 address", || {
+        let (code, body) = outside(&format!("http://[{}]:10256/healthz", room.ip6));
+        if code == "200" { Ok(()) } else { Err(format!("{code} {body}\n{}", proxy.log())) }
+    });
+    let vip: std::net::Ipv6Addr = vip(&cluster, "web6").parse().unwrap();
+    // As kube-proxy, it is healthy before it has seen the cluster.
+    eventually("it has seen the cluster", || {
+        let listed = run(local(&room, &["service", "list"]));
+        if listed.ok() && listed.text().contains("web6") { Ok(()) } else { Err(listed.to_string()) }
+    });
+    for (whence, url) in
+        [("the node", format!("http://[{vip}]/")), ("outside", format!("http://[{}]:30086/", room.ip6))]
+    {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..40 {
+            let curl = if whence == "outside" { server.command("curl") } else { room.command("curl") };
+            let (code, body) = get(curl, &url);
+            assert_eq!(
+                code,
+                "200",
+                "from {whence}: {body}\n{}\n{}",
+                run(local(&room, &["service", "trace", "default/web6"])),
+                proxy.log()
+            );
+            seen.insert(body);
+        }
+        assert_eq!(seen.len(), 3, "from {whence}: {seen:?}");
+    }
+    // None of its Pods are here.
+    let port = cluster.kubectl(&["get", "service", "local6", "-o", "jsonpath={.spec.healthCheckNodePort}"]);
+    let (code, body) = outside(&format!("http://[{}]:{}/", room.ip6, port.text()));
+    assert!(code == "503" && body.contains("\"localEndpoints\":0"), "{code} {body}");
+    proxy.stop();
 }
 
 /// The binary in a room, talking to the room's proxy.

@@ -149,6 +149,12 @@ impl Cluster {
         room.spawn(&self.strake.display().to_string(), &args, &room.dir.join("agent.log")).unwrap()
     }
 
+    /// One more room in which nothing of ours runs.
+    pub fn spare_room(&self) -> Room {
+        let spec = Spec { nodes: self.rooms().len() + 1, ..self.rig.spec.clone() };
+        Rig::up(spec).unwrap().rooms().last().unwrap().clone()
+    }
+
     /// The pid of the strake process in a room.
     pub fn pid(&self, room: &Room) -> i32 {
         let groups = Hierarchies::detect().unwrap();

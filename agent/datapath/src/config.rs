@@ -1,6 +1,6 @@
 //! What the agent tells the datapath about its node. Everything that is a path, a name or a size is here.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnetwork::{Ipv4Network, Ipv6Network};
@@ -21,8 +21,9 @@ pub struct Config {
     pub bpf_root: PathBuf,
     /// Interface towards the network. None: no NodePort from outside and no masquerade.
     pub uplink: Option<String>,
-    /// The node's address on the uplink. None: the first IPv4 InternalIP of its Node object.
-    pub node_ip: Option<Ipv4Addr>,
+    /// The node's addresses on the uplink, one of each family. Of a family that is missing: the first InternalIP of its
+    /// Node object.
+    pub node_ips: Vec<IpAddr>,
     /// The node's Pod prefix. None: that of its Node object.
     pub pod_cidr: Option<Ipv4Network>,
     /// Of all Pods. The node's own IPv6 address and Pod prefix are those of its Node object.
@@ -77,7 +78,7 @@ impl Config {
             cgroup_root: cgroup_root.into(),
             bpf_root: bpf_root.into(),
             uplink: None,
-            node_ip: None,
+            node_ips: Vec::new(),
             pod_cidr: None,
             cluster_cidr: Cidrs { v4: net(10, 244, 16), v6: net6(0x244, 56) },
             service_cidr: Cidrs { v4: net(10, 96, 16), v6: net6(0x96, 112) },

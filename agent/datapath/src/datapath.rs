@@ -2,7 +2,6 @@
 //!
 //! Everything under one lock: applies and endpoints are rare and short, and the packet path never waits for it.
 
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -341,11 +340,6 @@ impl Datapath {
             interfaces.iter().for_each(|interface| cleanup_clsact(interface));
         }
         Ok(removed)
-    }
-
-    /// Address that Services of type NodePort have on this node, when it is known.
-    pub fn node_ip(&self) -> Option<Ipv4Addr> {
-        self.inner.lock().planner.node_ip()
     }
 }
 

@@ -12,7 +12,6 @@
 //! May not know: how maps are written and read.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -48,8 +47,6 @@ pub(crate) struct Last {
     pub warnings: BTreeSet<Warning>,
     /// Every set that asked for a Maglev table has one.
     pub all_tables: bool,
-    /// When it is known.
-    pub node_ip: Option<Ipv4Addr>,
 }
 
 impl Last {
@@ -65,7 +62,6 @@ impl Last {
             contested: desired.contested.clone(),
             warnings: desired.warnings.iter().cloned().chain(no_table).collect(),
             all_tables: plan.without_table.is_empty(),
-            node_ip: Some(desired.config.node_ip.into()).filter(|ip: &Ipv4Addr| !ip.is_unspecified()),
         }
     }
 }
@@ -197,10 +193,5 @@ impl Planner {
     /// How many map entries it needs.
     pub fn needs(&self) -> Needs {
         self.last.as_ref().map_or_else(Needs::default, |last| last.needs)
-    }
-
-    /// The node's address, when it is known.
-    pub fn node_ip(&self) -> Option<Ipv4Addr> {
-        self.last.as_ref().and_then(|last| last.node_ip)
     }
 }

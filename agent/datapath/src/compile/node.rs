@@ -45,7 +45,7 @@ pub(super) struct NodeView {
 impl NodeView {
     pub(super) fn of(world: &World, config: &Config) -> Self {
         let object = world.nodes.get(config.node_name.as_str());
-        let mut addresses: Vec<IpAddr> = config.node_ip.into_iter().map(IpAddr::V4).collect();
+        let mut addresses = config.node_ips.clone();
         for ip in object.iter().flat_map(|node| node.internal_ips.iter().chain(&node.external_ips)) {
             if !addresses.contains(ip) {
                 addresses.push(*ip);
