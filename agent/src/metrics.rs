@@ -176,11 +176,20 @@ fn encode(status: &Status, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     )?;
     counters("strake_datapath_snapshots", "Snapshots of the cluster by outcome", "outcome", &mut outcomes.into_iter())?;
 
+    let evicted = ConstCounter::new(status.connections_evicted);
+    let (name, help) = (
+        "strake_datapath_conntrack_evicted",
+        "Rows of connections, live or ended, that gave way to newer ones since the agent's start",
+    );
+    evicted.encode(encoder.encode_descriptor(name, help, None, evicted.metric_type())?)?;
+
     let gauge = |count: u64| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
     let entries = status.maps.iter().map(|map| (map.map, gauge(map.entries)));
     family(encoder, "strake_datapath_map_entries", "Rows in use", "map", entries)?;
     let room = status.maps.iter().map(|map| (map.map, gauge(map.capacity.into())));
     family(encoder, "strake_datapath_map_capacity", "Rows there is room for", "map", room)?;
+    let live = status.connections.iter().map(|room| (room.map, gauge(room.live)));
+    family(encoder, "strake_datapath_conntrack_live", "Rows of connections that live", "map", live)?;
     for (name, help, count) in [
         ("strake_datapath_services", "Services in the last snapshot", status.services),
         ("strake_datapath_frontends", "Addresses and ports that Services are answered on", status.frontends),

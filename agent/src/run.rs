@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use parking_lot::Mutex;
 use strake_datapath::Datapath;
 use strake_network::cni::{GATEWAY, GATEWAY6, NetConf};
 use strake_network::endpoint::Records;
@@ -150,9 +152,30 @@ fn adopt(datapath: &Datapath, records: &Records) -> Result<(), Error> {
 
 /// Starts reading what the programs report.
 pub fn flows(datapath: &Datapath, worlds: Worlds, token: &CancellationToken) -> Result<strake_flow::FlowLog, Error> {
-    let config = strake_flow::Config::new(datapath.maps_folder());
+    let mut config = strake_flow::Config::new(datapath.maps_folder());
+    config.on_flows = Some(room_checks(datapath.clone()));
     strake_flow::FlowLog::start(&config, worlds, token.clone())
         .map_err(|e| Error::Part(format!("reading flows: {}", api::chain(&e))))
+}
+
+/// New flows are what fills the maps of connections: so they are what has those looked at, now and then.
+fn room_checks(datapath: Datapath) -> Arc<dyn Fn() + Send + Sync> {
+    const AGAIN: Duration = Duration::from_secs(10);
+    let last = Mutex::new(None::<Instant>);
+    Arc::new(move || {
+        let now = Instant::now();
+        let mut last = last.lock();
+        if last.is_some_and(|last| now.duration_since(last) < AGAIN) {
+            return;
+        }
+        *last = Some(now);
+        let datapath = datapath.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = datapath.check_room() {
+                tracing::warn!(error = api::chain(&error), "looking at how full the maps of connections are");
+            }
+        });
+    })
 }
 
 /// Waits for every part; the first that ends, well or not, ends the others.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 use serde_json::Value;
-use strake_agent_api::v1::{ConnectionFilter, FlushConnectionsRequest, ListConnectionsRequest};
+use strake_agent_api::v1::{ConnectionFilter, FlushConnectionsRequest, ListConnectionsRequest, StatusRequest};
 
 use crate::output::{self, Blocks, Columns, text};
 use crate::service::{At, said};
@@ -33,6 +33,11 @@ pub enum Command {
         /// How to print
         #[arg(short, long, value_enum, default_value_t)]
         output: Columns,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Show how full the maps of tracked connections are, and who opened most of those that live
+    Top {
         #[command(flatten)]
         at: At,
     },
@@ -124,6 +129,7 @@ impl Filter {
 pub async fn run(command: Command) -> Result<()> {
     match command {
         Command::List { filter, output, at } => list(&filter, output, &at).await,
+        Command::Top { at } => top(&at).await,
         Command::Flush { filter, yes, at } => flush(&filter, yes, &at).await,
     }
 }
@@ -216,6 +222,36 @@ fn address(end: &Value) -> String {
     if ip.contains(':') { format!("[{ip}]:{}", end["port"]) } else { format!("{ip}:{}", end["port"]) }
 }
 
+async fn top(at: &At) -> Result<()> {
+    let reply = at.client().await?.status(StatusRequest {}).await.map_err(said)?.into_inner();
+    let status: Value = serde_json::from_str(&reply.json)?;
+    let datapath = &status["datapath"];
+    let rooms = datapath["connections"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for room in rooms {
+        println!(
+            "{}   {} of {} rows are of connections that live ({} %), {} of ended ones",
+            text(room, "map"),
+            room["live"],
+            room["capacity"],
+            room["percent"],
+            room["rows"].as_u64().unwrap_or_default().saturating_sub(room["live"].as_u64().unwrap_or_default()),
+        );
+    }
+    println!("{} rows gave way to newer ones since the agent's start", datapath["connections_evicted"]);
+    println!("{}", output::table(&["SOURCE", "ADDRESS", "ROWS", "OF THE MAP"], holders(rooms)));
+    Ok(())
+}
+
+/// A line for each of those who opened most.
+fn holders(rooms: &[Value]) -> Vec<Vec<String>> {
+    let top = rooms.iter().flat_map(|room| room["top"].as_array().into_iter().flatten());
+    let row = |holder: &Value| {
+        let percent = format!("{} %", holder["percent"]);
+        vec![text(holder, "source"), text(holder, "ip"), text(holder, "rows"), percent]
+    };
+    top.map(row).collect()
+}
+
 async fn flush(filter: &Filter, yes: bool, at: &At) -> Result<()> {
     let all = *filter == Filter::default();
     if all && !yes {
@@ -236,6 +272,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn who_filled_the_maps_is_a_line_each_most_first() {
+        let holder =
+            |source: &str, rows: u64| json!({"source": source, "ip": "10.244.0.5", "rows": rows, "percent": 7});
+        let rooms = [json!({"top": [holder("default/busy", 90), holder("node/n1", 2)]}), json!({"top": []})];
+        let lines = holders(&rooms);
+        assert_eq!(lines[0], ["default/busy", "10.244.0.5", "90", "7 %"]);
+        assert_eq!(lines.len(), 2);
+    }
 
     #[test]
     fn a_connection_is_one_line_with_names_where_there_are_any() {

@@ -6,6 +6,7 @@ mod announce;
 mod change;
 mod connections;
 mod explain;
+mod full;
 mod growth;
 mod holdings;
 mod maglev;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use strake_abi::conntrack::{CONNTRACK, CONNTRACK_V6};
 use strake_abi::flow::{Counter, DropReason, EventKind};
 use strake_abi::service::{BACKENDS, MAGLEV};
 use strake_state::{ObjectName, World};
@@ -16,13 +17,14 @@ use crate::announce::Announcer;
 use crate::compile::{Runtime, compile};
 use crate::config::Config;
 use crate::conntrack::Connections;
+use crate::conntrack::room::{Evictions, Room, Said};
 use crate::diff::{DiffError, diff};
 use crate::endpoint::{EndpointError, EndpointSpec, Endpoints};
 use crate::explain::{ExplainError, Explanation, Host, Question, explain};
 use crate::features::{Features, has_tcx, own_netns_cookie};
 use crate::installed::Installed;
 use crate::loader::{self, LoadError, Loaded};
-use crate::maps::{KernelMaps, MapsError, Occupancy};
+use crate::maps::{KernelMaps, MapsError, Occupancy, Rows};
 use crate::names::Names;
 use crate::plan::{self, Maps};
 use crate::planner::{PlanError, Planner, Proposal};
@@ -73,6 +75,8 @@ struct Inner {
     last: Option<Applied>,
     totals: Totals,
     last_error: Option<String>,
+    evictions: Evictions,
+    said: [Said; 2],
 }
 
 impl Datapath {
@@ -128,7 +132,7 @@ impl Datapath {
             "datapath attached"
         );
         let config = Arc::new(config);
-        let inner = Inner {
+        let mut inner = Inner {
             loaded,
             maps,
             planner: Planner::new(config.clone(), runtime, sizes, installed),
@@ -136,7 +140,11 @@ impl Datapath {
             last: None,
             totals: Totals::default(),
             last_error: None,
+            evictions: Evictions::default(),
+            said: Default::default(),
         };
+        // From here on it is this agent's.
+        inner.connections()?;
         Ok(Self { inner: Arc::new(Mutex::new(inner)), config })
     }
 
@@ -202,11 +210,11 @@ impl Datapath {
 
     /// The tracked connections, to be read without holding anything up.
     pub fn connections(&self) -> Result<Connections, Error> {
-        let (names, config) = {
+        let (names, config, removed) = {
             let inner = &*self.inner.lock();
-            (inner.names(), inner.maps.config()?)
+            (inner.names(), inner.maps.config()?, inner.evictions.removed.clone())
         };
-        Ok(Connections::open(&self.maps_folder(), names, config)?)
+        Ok(Connections::open(&self.maps_folder(), names, config, removed)?)
     }
 
     /// What the maps hold, to be read without holding anything up.
@@ -254,7 +262,9 @@ impl Datapath {
 
     /// Everything about the datapath. Walks the maps it counts: some milliseconds at 30,000 Services.
     pub fn status(&self) -> Result<Status, Error> {
-        let inner = &*self.inner.lock();
+        let inner = &mut *self.inner.lock();
+        let (connections, connections_evicted) = inner.connections()?;
+        let inner = &*inner;
         let maps = &inner.maps;
         let mut occupancy: Vec<Occupancy> = vec![
             maps.services.occupancy()?,
@@ -269,11 +279,17 @@ impl Datapath {
             maps.sock_nat.occupancy()?,
             maps.sock_flows_v6.occupancy()?,
             maps.sock_nat_v6.occupancy()?,
-            maps.conntrack.occupancy()?,
-            maps.conntrack_v6.occupancy()?,
+            maps.endpoints_by_ip.occupancy()?,
+            maps.endpoints_ip_v6.occupancy()?,
+            maps.pods_by_netns.occupancy()?,
+            maps.fragments.occupancy()?,
+            maps.fragments_v6.occupancy()?,
+            maps.announced.occupancy()?,
             maps.affinity.occupancy()?,
             maps.affinity_v6.occupancy()?,
         ];
+        let tracked = |room: &Room| Occupancy { map: room.map, entries: room.rows, capacity: room.capacity };
+        occupancy.extend(connections.iter().map(tracked));
         let used = inner.planner.installed().map_or(0, |installed| installed.allocator.used());
         occupancy.push(Occupancy { map: BACKENDS, entries: used.into(), capacity: maps.slots() });
         let rows = inner.planner.installed().map_or(0, |installed| installed.table_allocator.used());
@@ -303,6 +319,9 @@ impl Datapath {
                 .socket_opt_out(&known.spec.pod, &self.config.sandboxes)
                 .map(|why| why.to_string()),
         });
+        let filled =
+            connections.iter().filter_map(|room| Some(Notice { object: room.map.into(), message: room.warning()? }));
+        let filled: Vec<Notice> = filled.collect();
         let warnings = inner.planner.warnings();
         let needs = inner.planner.needs();
         let drops = maps.drops()?;
@@ -318,17 +337,39 @@ impl Datapath {
             frontends: needs.frontends,
             names: needs.dns_names,
             maps: occupancy,
+            connections,
+            connections_evicted,
             last_apply: inner.last.clone(),
             totals: inner.totals,
             last_error: inner.last_error.clone(),
             warnings: warnings
                 .map(|warning| Notice { object: warning.object.to_string(), message: warning.message.to_string() })
                 .chain(cannot_opt_out)
+                .chain(filled)
                 .collect(),
             drops: DropReason::ALL.iter().skip(1).map(|r| (r.as_str(), nth(&drops, *r as u8))).collect(),
             counters: Counter::ALL.iter().map(|c| (c.as_str(), nth(&counters, *c as u8))).collect(),
             events_lost: EventKind::ALL.iter().map(|k| (k.as_str(), nth(&lost, *k as u8))).collect(),
         })
+    }
+
+    /// Says in the log when a map of connections is nearly full of flows that live, and whose they are; not too often. Reads
+    /// those maps, and holds nothing up meanwhile: for whoever is woken by new flows.
+    pub fn check_room(&self) -> Result<(), Error> {
+        let (world, config) = {
+            let inner = &*self.inner.lock();
+            (inner.planner.world().clone(), inner.maps.config()?)
+        };
+        let pins = self.maps_folder();
+        let (v4, v6) = (Rows::open(&pins, CONNTRACK)?, Rows::open(&pins, CONNTRACK_V6)?);
+        let rooms = Room::both(&v4, &v6, &config, &world)?;
+        for (index, room) in rooms.iter().enumerate() {
+            let Some(message) = room.warning() else { continue };
+            if self.inner.lock().said.get_mut(index).is_some_and(|said| said.is_due(Instant::now())) {
+                warn!(map = room.map, rows = room.rows, live = room.live, capacity = room.capacity, "{message}");
+            }
+        }
+        Ok(())
     }
 
     /// Removes programs, links and maps of the node whose pins are under `bpf_root`. A kernel without tcx has no pins of
@@ -344,6 +385,16 @@ impl Datapath {
 }
 
 impl Inner {
+    /// How full the maps of connections are, and how many rows gave way so far.
+    fn connections(&mut self) -> Result<([Room; 2], u64), MapsError> {
+        let maps = &self.maps;
+        let early = maps.counters()?;
+        let rooms = Room::both(&maps.conntrack, &maps.conntrack_v6, &maps.config()?, self.planner.world())?;
+        let late = maps.counters()?;
+        let evicted = self.evictions.count(&early, rooms.iter().map(|room| room.rows).sum(), &late);
+        Ok((rooms, evicted))
+    }
+
     fn names(&self) -> Names {
         Names::new(self.planner.world(), &self.planner.desired(), self.planner.installed())
     }

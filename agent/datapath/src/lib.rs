@@ -48,6 +48,7 @@ pub use check::{Needs, Violation, check};
 pub use cidrs::Cidrs;
 pub use compile::{Runtime, compile};
 pub use config::{Config, LbAlgorithm};
+pub use conntrack::room::{Holder, Room};
 pub use conntrack::{Connection, Connections, ConntrackFilter, End, FilterError, Flushed, ListError};
 pub use datapath::{ApplyOutcome, Datapath, Error};
 pub use desired::{Desired, Frontend, Name, Set, ShowKey, Target, Warning, exists_key, key_order, table};

@@ -11,8 +11,11 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use strake_abi::addr::{Addr4, Addr6};
+use strake_abi::announce::{ANNOUNCED, Announced};
 use strake_abi::config::{CONFIG, Config};
-use strake_abi::conntrack::{CONNTRACK, CONNTRACK_V6, Conntrack, ConntrackKey};
+use strake_abi::conntrack::{
+    CONNTRACK, CONNTRACK_V6, Conntrack, ConntrackKey, FRAGMENTS, FRAGMENTS_V6, FragmentKey, FragmentKey6, FragmentPorts,
+};
 use strake_abi::dns::{DNS_NAMES, DNS_ZONE, DnsKey, DnsName, DnsZone};
 use strake_abi::endpoint::{
     ENDPOINTS, ENDPOINTS_BY_IP, ENDPOINTS_IP_V6, Endpoint, NODES, NODES_V6, PODS_BY_NETNS, PodNetns,
@@ -138,7 +141,7 @@ impl<K: Pod, V: Pod> Rows<K, V> {
         Ok(())
     }
 
-    fn capacity(&self) -> u32 {
+    pub fn capacity(&self) -> u32 {
         self.raw.info().map_or(0, |info| info.max_entries())
     }
 
@@ -234,6 +237,9 @@ pub struct KernelMaps {
     pub sock_nat_v6: Rows<SockNatKey6, SockNat6>,
     pub conntrack: Rows<ConntrackKey, Conntrack>,
     pub conntrack_v6: Rows<ConntrackKey<Addr6>, Conntrack<Addr6>>,
+    pub fragments: Rows<FragmentKey, FragmentPorts>,
+    pub fragments_v6: Rows<FragmentKey6, FragmentPorts>,
+    pub announced: Rows<Addr6, Announced>,
     pub affinity: Rows<AffinityKey, Affinity>,
     pub affinity_v6: Rows<AffinityKey6, Affinity>,
     drops: PerCpuArray<MapData, u64>,
@@ -276,6 +282,9 @@ impl KernelMaps {
             sock_nat_v6: Rows::open(pins, SOCK_NAT_V6)?,
             conntrack: Rows::open(pins, CONNTRACK)?,
             conntrack_v6: Rows::open(pins, CONNTRACK_V6)?,
+            fragments: Rows::open(pins, FRAGMENTS)?,
+            fragments_v6: Rows::open(pins, FRAGMENTS_V6)?,
+            announced: Rows::open(pins, ANNOUNCED)?,
             affinity: Rows::open(pins, AFFINITY)?,
             affinity_v6: Rows::open(pins, AFFINITY_V6)?,
             drops: per_cpu(pins, DROPS)?,

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::conntrack::room::Room;
 use crate::features::Features;
 use crate::loader::Attachment;
 use crate::maps::Occupancy;
@@ -74,6 +75,10 @@ pub struct Status {
     pub frontends: usize,
     pub names: usize,
     pub maps: Vec<Occupancy>,
+    /// How full the maps of connections are of flows that live, and whose those are.
+    pub connections: [Room; 2],
+    /// Rows of these that gave way to newer ones since the agent's start, whether their flow lived or not.
+    pub connections_evicted: u64,
     pub last_apply: Option<Applied>,
     pub totals: Totals,
     /// Why the last snapshot was not applied, if it was not.

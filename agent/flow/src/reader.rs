@@ -34,7 +34,7 @@ const BATCH: usize = 256;
 const LOOK_AGAIN: Duration = Duration::from_micros(2 * EVENT_QUIET_US as u64);
 
 /// How flows are read and kept.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Folder of the datapath's pinned maps.
     pub maps: PathBuf,
@@ -42,12 +42,14 @@ pub struct Config {
     pub history: usize,
     /// Flows a follower may lag behind before it is told that it lost some.
     pub lag: usize,
+    /// Called after each batch of flows that was read: for what is worth doing only when there are some.
+    pub on_flows: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Config {
     /// With the usual bounds: 8192 flows remembered (some 4 MB), followers may lag by 4096.
     pub fn new(maps: impl Into<PathBuf>) -> Self {
-        Self { maps: maps.into(), history: 8192, lag: 4096 }
+        Self { maps: maps.into(), history: 8192, lag: 4096, on_flows: None }
     }
 }
 
@@ -75,6 +77,7 @@ struct Reader {
     metrics: Metrics,
     worlds: watch::Receiver<Arc<World>>,
     enricher: Enricher,
+    on_flows: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 fn open<T>(folder: &Path, map: &'static str) -> Result<T, ReaderError>
@@ -107,6 +110,7 @@ impl FlowLog {
             metrics: metrics.clone(),
             worlds,
             enricher: Enricher::default(),
+            on_flows: config.on_flows.clone(),
         };
         tokio::spawn(async move {
             tokio::select! {
@@ -185,6 +189,9 @@ impl Reader {
         items.extend(self.new_loss().map(Item::Lost));
         if !items.is_empty() {
             self.history.push(items);
+            if let Some(call) = &self.on_flows {
+                call();
+            }
         }
         records
     }

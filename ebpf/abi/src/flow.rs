@@ -173,6 +173,10 @@ named_enum! {
         FragmentReleased = 20 => "fragment_released",
         /// Questions of neighbours for an announced address, answered.
         NeighbourAnswered = 21 => "neighbour_answered",
+        /// Rows of `CONNTRACK` that were written where one was that had ended.
+        ConntrackReplaced = 22 => "conntrack_rows_replaced",
+        /// Rows of `CONNTRACK` that were given back when their flow ended.
+        ConntrackFreed = 23 => "conntrack_rows_freed",
     }
 }
 

@@ -83,8 +83,11 @@ fn follow<A: Wire>(hook: Hook, key: &ConntrackKey<A>, row: &mut Conntrack<A>, tc
     // What is left of the flow needs no translation, so its rows are given back at once: a map of live flows stays in
     // the caches. Translated ones age, for the last acknowledgement and for whoever did not hear it.
     if original.flags & CT_TRANSLATED == 0 {
-        let _ = A::conntrack().remove(key);
-        let _ = A::conntrack().remove(&peer_key);
+        for key in [key, &peer_key] {
+            if A::conntrack().remove(key).is_ok() {
+                count(Counter::ConntrackFreed);
+            }
+        }
     }
 }
 
@@ -171,6 +174,7 @@ pub fn open<A: Wire>(config: &Config, work: &mut Work<A>) -> Result<(), DropReas
             if A::conntrack().insert(&new.reply_key, &*reply, u64::from(BPF_ANY)).is_err() {
                 return Err(DropReason::ConntrackFull);
             }
+            count(Counter::ConntrackReplaced);
             break;
         }
         attempt += 1;
@@ -183,8 +187,11 @@ pub fn open<A: Wire>(config: &Config, work: &mut Work<A>) -> Result<(), DropReas
         new.reply_key.tuple.dport = new.row.to.sport;
     }
     new.row.flags = reply.flags;
-    if A::conntrack().insert(&new.key, &new.row, u64::from(BPF_ANY)).is_err() {
-        return Err(DropReason::ConntrackFull);
+    if A::conntrack().insert(&new.key, &new.row, u64::from(BPF_NOEXIST)).is_err() {
+        if A::conntrack().insert(&new.key, &new.row, u64::from(BPF_ANY)).is_err() {
+            return Err(DropReason::ConntrackFull);
+        }
+        count(Counter::ConntrackReplaced);
     }
     count(Counter::ConntrackCreated);
     Ok(())

@@ -3,12 +3,15 @@
 //! Reads the map a thousand rows at a time and hands each connection on at once, so that a full map costs no more memory
 //! than an empty one. Holds no lock. May not know: who asks.
 
+pub(crate) mod room;
 pub(crate) mod rows;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use strake_abi::addr::Addr6;
@@ -131,6 +134,8 @@ pub struct Connections {
     v4: Table<V4>,
     v6: Table<V6>,
     known: Known,
+    /// Rows that were removed on request, of everybody who does.
+    removed: Arc<AtomicU64>,
 }
 
 /// The rows of one family.
@@ -153,9 +158,19 @@ struct Wanted<'a> {
 
 impl Connections {
     /// Opens the maps pinned in the folder `pins`.
-    pub(crate) fn open(pins: &Path, names: Names, config: AbiConfig) -> Result<Self, MapsError> {
+    pub(crate) fn open(
+        pins: &Path,
+        names: Names,
+        config: AbiConfig,
+        removed: Arc<AtomicU64>,
+    ) -> Result<Self, MapsError> {
         let (sockets, sockets_v6) = (Rows::open(pins, SOCK_FLOWS)?, Rows::open(pins, SOCK_FLOWS_V6)?);
-        Ok(Self { v4: Table::open(pins)?, v6: Table::open(pins)?, known: Known { sockets, sockets_v6, names, config } })
+        Ok(Self {
+            v4: Table::open(pins)?,
+            v6: Table::open(pins)?,
+            known: Known { sockets, sockets_v6, names, config },
+            removed,
+        })
     }
 
     /// Whether the filter's names are known; ask before anything is listed or forgotten.
@@ -180,6 +195,7 @@ impl Connections {
         let mut flushed = Flushed::default();
         self.v4.flush(&self.known, filter, &mut flushed)?;
         self.v6.flush(&self.known, filter, &mut flushed)?;
+        self.removed.fetch_add(flushed.rows, Ordering::Relaxed);
         Ok(flushed)
     }
 }
