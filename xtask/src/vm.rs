@@ -46,6 +46,7 @@ const LIMITS: [Limit; 1] = [Limit {
     since: (5, 14),
     why: "a Pod can opt out of the socket hooks, and is told from the node by them, from Linux 5.14 on",
     tests: &[
+        "full::a_full_map_of_connections_loses_the_oldest_says_how_many_and_names_who_filled_it",
         "live::an_ipv6_socket_with_a_mapped_address_is_served_like_an_ipv4_one",
         "live::a_pod_that_opted_out_is_left_to_the_packet_path",
         "live::socket_hooks_translate_connect_sendto_and_what_is_seen_of_them",
