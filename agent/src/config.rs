@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-pub use strake_datapath::{Cidrs, LbAlgorithm, MapSizes};
+pub use strake_datapath::{Cidrs, LbAlgorithm, MapSizes, XdpMode};
 
 use strake_state::Sandboxes;
 
@@ -89,6 +89,8 @@ pub struct Config {
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
     pub maps: Maps,
+    /// Whether and how packets for backends on other nodes are sent on before the stack.
+    pub xdp: XdpMode,
     /// Runtimes whose Pods the socket hooks leave alone.
     pub sandboxes: Sandboxes,
     /// LoadBalancer addresses that somebody else gave are announced too, where no class says whose they are.

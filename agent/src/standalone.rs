@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
-use strake_datapath::{Cidrs, Datapath, LbAlgorithm};
+use strake_datapath::{Cidrs, Datapath, LbAlgorithm, XdpMode};
 use strake_state::{Sandboxes, Scope};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,7 @@ pub struct Standalone {
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
     pub maps: Maps,
+    pub xdp: XdpMode,
     /// Runtimes whose sockets are not this kernel's; their Pods are named in the status.
     pub sandboxes: Sandboxes,
     pub listen: Listen,
@@ -102,6 +103,7 @@ fn datapath(config: &Standalone) -> strake_datapath::Config {
     datapath.lb_algorithm = config.lb_algorithm;
     datapath.sizes = config.maps.sizes;
     datapath.max_rows = config.maps.max_rows;
+    datapath.xdp = config.xdp;
     datapath
 }
 

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
-use strake_agent::{Cidrs, Component, Config, Join, LbAlgorithm, Listen, MapSizes, Maps, Sandboxes, Standalone};
+use strake_agent::{
+    Cidrs, Component, Config, Join, LbAlgorithm, Listen, MapSizes, Maps, Sandboxes, Standalone, XdpMode,
+};
 
 #[derive(clap::Args, Clone)]
 pub struct NodeArgs {
@@ -64,6 +66,10 @@ pub struct NodeArgs {
     /// Most rows of each BPF map that grows with the cluster (Services, backends, names ...); they do so by themselves
     #[arg(long, value_name = "ROWS", default_value_t = strake_agent::MAX_ROWS)]
     map_rows_max: u32,
+    /// Whether packets for NodePorts and LoadBalancer addresses whose backend is on another node are sent on before the
+    /// stack: in the driver of a device (auto), of anything that takes it, else generic (native), always generic, or never
+    #[arg(long, default_value = "auto", value_name = "auto|native|generic|off")]
+    xdp: XdpMode,
     /// Announce LoadBalancer addresses by ARP and neighbour discovery that somebody else gave to Services of class
     /// strake.io/lb or of none, too; what `strake server --load-balancer-pool` gives is announced without this, unless the
     /// proxy runs alone
@@ -182,6 +188,7 @@ impl NodeArgs {
             components: self.components(),
             lb_algorithm: self.lb_algorithm,
             maps: self.maps()?,
+            xdp: self.xdp,
             sandboxes: self.sandboxes(),
             announce_everyones: self.announce,
             listen: self.listen(),
@@ -214,6 +221,7 @@ impl NodeArgs {
             cluster_cidr: self.cluster_cidr.into(),
             lb_algorithm: self.lb_algorithm,
             maps: self.maps()?,
+            xdp: self.xdp,
             sandboxes: self.sandboxes(),
             listen,
             announce: self.announce,

@@ -17,6 +17,7 @@ mod six;
 mod six_told;
 mod sources;
 mod upgrade;
+mod xdp;
 
 use std::fs::File;
 

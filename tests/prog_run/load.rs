@@ -3,10 +3,10 @@
 use std::error::Error as _;
 
 use anyhow::{Context, Result, bail};
-use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, Xdp};
 use aya::{EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use strake_abi::program::{CLASSIFIERS, SOCK_ADDR, SOCK_RELEASE};
+use strake_abi::program::{CLASSIFIERS, SOCK_ADDR, SOCK_RELEASE, XDP_LB};
 
 use crate::harness::classifier;
 
@@ -26,6 +26,7 @@ fn verified_by_log(name: &str) -> Result<u32> {
         Some(Program::SchedClassifier(program)) => program.load(),
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::Xdp(program)) => program.load(),
         _ => Ok(()),
     };
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
@@ -62,6 +63,8 @@ fn load(have_set_retval: u8) -> Result<()> {
     }
     let program: &mut CgroupSock = bpf.program_mut(SOCK_RELEASE).context(SOCK_RELEASE)?.try_into()?;
     told(SOCK_RELEASE, program.load())?;
+    let program: &mut Xdp = bpf.program_mut(XDP_LB).context(XDP_LB)?.try_into()?;
+    told(XDP_LB, program.load())?;
 
     println!("{:<16} {:>12} {:>10} {:>12}", "program", "verified", "bytes", "jited bytes");
     for (name, program) in bpf.programs() {
@@ -69,6 +72,7 @@ fn load(have_set_retval: u8) -> Result<()> {
             Program::SchedClassifier(p) => p.info()?,
             Program::CgroupSockAddr(p) => p.info()?,
             Program::CgroupSock(p) => p.info()?,
+            Program::Xdp(p) => p.info()?,
             _ => anyhow::bail!("{name}: a program of a type that nothing attaches"),
         };
         let verified = info.verified_instruction_count().map_or_else(|| verified_by_log(name), Ok)?;

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its report, in its helpers too")]
 
-use strake_tests::{harness, six_harness};
+use strake_tests::{harness, six_harness, uplink};
 
 mod announce;
 mod dns;
@@ -19,3 +19,4 @@ mod six_network;
 mod sources;
 mod spoof;
 mod sums;
+mod xdp;

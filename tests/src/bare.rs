@@ -10,6 +10,7 @@ use std::time::Duration;
 
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_LINK_CREATE: libc::c_long = 28;
 
 /// What a program is attached to.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,8 @@ pub enum Kind {
     Classifier,
     /// XDP: returns `XDP_TX`.
     Xdp,
+    /// XDP: returns `XDP_PASS`.
+    XdpPass,
 }
 
 impl Kind {
@@ -26,6 +29,7 @@ impl Kind {
         match self {
             Self::Classifier => (3, 0),
             Self::Xdp => (6, 3),
+            Self::XdpPass => (6, 2),
         }
     }
 }
@@ -98,6 +102,17 @@ impl Bare {
         };
         bpf(BPF_PROG_TEST_RUN, &mut attr)?;
         Ok(Duration::from_nanos(attr.duration.into()))
+    }
+
+    /// Attaches it to an interface of the calling thread's namespace, in whatever mode of XDP the kernel likes, for as long
+    /// as the answer is held.
+    pub fn attach_xdp(&self, interface: &str) -> io::Result<OwnedFd> {
+        const BPF_XDP: u32 = 37;
+        let ifindex = nix::net::if_::if_nametoindex(interface)?;
+        let mut attr = [self.0.as_raw_fd() as u32, ifindex, BPF_XDP, 0];
+        let link = bpf(BPF_LINK_CREATE, &mut attr)?;
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(link) })
     }
 }
 

@@ -6,16 +6,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
-use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{Program, ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use strake_abi::config::{self, Config};
 use strake_abi::conntrack::{CONNTRACK, CONNTRACK_V6, Conntrack, ConntrackKey};
 use strake_abi::endpoint::{ENDPOINTS, Endpoint, NODE_LOCAL, NODE_REMOTE, NODES, NODES_V6};
 use strake_abi::flow::{COUNTERS, Counter, DROPS, DropReason, EVENTS, FlowEvent};
+use strake_abi::program::XDP_LB;
 use strake_abi::service::{
     BACKENDS, Backend, MAGLEV, MAGLEV_ROW, MEMBERS, MaglevRow, MemberKey, SERVICES, SERVICES_V6, SOURCE_RANGES,
     Service, ServiceKey, ServiceKey6, SourceKey,
@@ -44,6 +45,9 @@ pub const DNS: [u8; 4] = [10, 96, 0, 10];
 pub const PASS: u32 = u32::MAX;
 pub const DROP: u32 = 2;
 pub const REDIRECT: u32 = 7;
+/// The verdicts of XDP: to the stack, and out of the interface again.
+pub const XDP_PASS: u32 = 2;
+pub const XDP_TX: u32 = 3;
 
 /// One kernel at a time: counters of events are compared, and the machine has two CPUs.
 static ONE: Mutex<()> = Mutex::new(());
@@ -83,6 +87,10 @@ impl Kernel {
         let mut bpf = loader.load(strake_bpf_object::OBJECT).context("loading the object")?;
         for name in strake_abi::program::CLASSIFIERS {
             classifier(&mut bpf, name)?.load().with_context(|| format!("loading {name}"))?;
+        }
+        match bpf.program_mut(XDP_LB) {
+            Some(Program::Xdp(program)) => program.load().with_context(|| format!("loading {XDP_LB}"))?,
+            _ => bail!("no program {XDP_LB}"),
         }
         let mut kernel = Self { bpf, _one: one };
         kernel.configure(|_| {})?;
@@ -206,7 +214,10 @@ impl Kernel {
         let mut out = vec![0u8; 4096];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), repeat, ..TestRunOptions::new() };
-        let result = classifier(&mut self.bpf, program)?.test_run(options)?;
+        let result = match self.bpf.program(program).with_context(|| format!("program {program}"))? {
+            Program::Xdp(xdp) => xdp.test_run(options)?,
+            _ => classifier(&mut self.bpf, program)?.test_run(options)?,
+        };
         out.truncate(result.data_size_out as usize);
         Ok(Out { verdict: result.return_value, frame: out, duration: result.duration })
     }

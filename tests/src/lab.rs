@@ -446,17 +446,7 @@ impl Lab {
             Some(cgroup) => self.cgroup.join(cgroup).display().to_string(),
             None => "-".to_owned(),
         };
-        let mut child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{netns}"))
-            .args(&self.helper)
-            .arg(cgroup)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        Helper { child, input, output }
+        start_helper(&self.helper, netns, &cgroup, arguments)
     }
 
     /// Starts the helper in a Pod.
@@ -480,6 +470,21 @@ impl Lab {
     pub fn outside(&self, arguments: &[&str]) -> Helper {
         self.spawn(&self.outside, None, arguments)
     }
+}
+
+/// Starts the helper in a network namespace and a cgroup (`-`: where we are).
+pub(crate) fn start_helper(helper: &[String], netns: &str, cgroup: &str, arguments: &[&str]) -> Helper {
+    let mut child = Command::new("nsenter")
+        .arg(format!("--net=/run/netns/{netns}"))
+        .args(helper)
+        .arg(cgroup)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+    Helper { child, input, output }
 }
 
 /// An error and what caused it.
@@ -506,7 +511,12 @@ pub fn world_of(objects: &[Value]) -> World {
 
 /// What the agent of node `n1` knows once it has listed the objects.
 pub fn cache_of<O: Borrow<Value>>(objects: impl IntoIterator<Item = O>) -> Cache {
-    let mut cache = Cache::new("n1");
+    cache_on("n1", objects)
+}
+
+/// The same of another node.
+pub fn cache_on<O: Borrow<Value>>(node: &str, objects: impl IntoIterator<Item = O>) -> Cache {
+    let mut cache = Cache::new(node);
     for kind in Kind::ALL {
         cache.apply(Change::Init(kind));
     }

@@ -10,9 +10,11 @@ pub mod cluster;
 pub mod command;
 pub mod harness;
 pub mod lab;
+pub mod lan;
 pub mod net_helper;
 pub mod peers;
 pub mod six_harness;
+pub mod uplink;
 
 pub use cluster::Cluster;
 pub use command::{Outcome, eventually, run};

@@ -8,6 +8,7 @@ use strake_state::Sandboxes;
 
 use crate::cidrs::Cidrs;
 use crate::sizes::{MAX_ROWS, MapSizes};
+use crate::xdp::XdpMode;
 
 /// How a node's datapath is set up. Paths and names are those of the network and mount namespace that the calling
 /// process is in.
@@ -54,6 +55,8 @@ pub struct Config {
     pub dns: bool,
     /// How backends are chosen for what comes from outside, where the Service does not say.
     pub lb_algorithm: LbAlgorithm,
+    /// Whether and how packets for backends on other nodes are sent on before the stack.
+    pub xdp: XdpMode,
     /// Report flows through the ring buffer.
     pub events: bool,
     /// Also report connections that no Service is part of.
@@ -94,6 +97,7 @@ impl Config {
             sandboxes: Sandboxes::default(),
             dns: true,
             lb_algorithm: LbAlgorithm::Random,
+            xdp: XdpMode::Auto,
             events: true,
             track_all: true,
             sizes: MapSizes::default(),

@@ -36,6 +36,7 @@ use crate::sys;
 use crate::trace::{Trace, trace};
 use crate::upgrade::{Object, cleanup_clsact};
 use crate::view::View;
+use crate::xdp::XdpStatus;
 
 /// What may go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,7 @@ pub struct Datapath {
 
 struct Inner {
     loaded: Loaded,
+    xdp: XdpStatus,
     maps: KernelMaps,
     planner: Planner,
     endpoints: Endpoints,
@@ -123,6 +125,8 @@ impl Datapath {
         }
         loaded.attach_uplink(config.uplink.as_deref())?;
         loaded.attach_sockets(&config.cgroup_root)?;
+        // Last, for it leaves to the others what it does not do.
+        let xdp = loaded.attach_xdp(&config);
         info!(
             took_ms = started.elapsed().as_millis() as u64,
             kernel = loaded.features.kernel,
@@ -134,6 +138,7 @@ impl Datapath {
         let config = Arc::new(config);
         let mut inner = Inner {
             loaded,
+            xdp,
             maps,
             planner: Planner::new(config.clone(), runtime, sizes, installed),
             endpoints: Endpoints::default(),
@@ -332,6 +337,7 @@ impl Datapath {
             abi_version: strake_abi::ABI_VERSION,
             features: inner.loaded.features.clone(),
             attached: attached.collect(),
+            xdp: inner.xdp.clone(),
             endpoints: endpoints.collect(),
             services: inner.planner.world().services.len(),
             frontends: needs.frontends,
@@ -442,6 +448,7 @@ impl Inner {
         if waited {
             self.loaded.take_over(None)?;
             self.loaded.attach_all(config)?;
+            self.xdp = self.loaded.attach_xdp(config);
             info!("programs exchanged: the maps hold the whole cluster");
         }
         let (writes, partial) = (proposal.plan.writes(), proposal.is_partial());
@@ -489,6 +496,7 @@ impl Inner {
         let maps = KernelMaps::open(&loaded.maps_folder())?;
         loaded.take_over(None)?;
         loaded.follow(&self.loaded);
+        self.xdp = loaded.attach_xdp(config);
         self.loaded = loaded;
         self.maps = maps;
         // Slots that were retired a moment ago are free from here on.

@@ -41,6 +41,7 @@ mod tables;
 mod trace;
 mod upgrade;
 mod view;
+mod xdp;
 
 pub use announce::{Announcer, boot_ns};
 pub use backends::{BackendRow, Condition};
@@ -73,3 +74,4 @@ pub use trace::{Trace, TracedBackend, TracedFrontend, TracedName};
 pub use upgrade::layout::{Layout, Leaf};
 pub use upgrade::{Object, Step as UpgradeStep, UpgradeError, cleanup_clsact, maps_folder};
 pub use view::View;
+pub use xdp::{XdpAttached, XdpMode, XdpStatus};

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +31,7 @@ use crate::upgrade::{
     self, Ground, Object, Stage, Step, UpgradeError, attach_type, classifier, detach, detach_clsact, links_folder,
     maps_folder, remove_file,
 };
+use crate::xdp::{self, XdpStatus};
 
 /// Why the programs are not in place.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +152,7 @@ pub fn load(config: &Config, object: &Object) -> Result<Loaded, LoadError> {
         let program: &mut SchedClassifier = find(&mut ebpf, name)?;
         program.load().map_err(|source| LoadError::Program { name, source: Box::new(source) })?;
     }
+    xdp::load_over(&mut ebpf, &links);
     let mut loaded = Loaded {
         ebpf,
         features,
@@ -200,7 +202,7 @@ fn sizes(sizes: &MapSizes) -> [(&'static str, u32); 24] {
     ]
 }
 
-fn find<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
+pub(crate) fn find<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, LoadError>
 where
     &'a mut P: TryFrom<&'a mut Program>,
 {
@@ -261,6 +263,11 @@ impl Loaded {
             let fail = |source| LoadError::Attach { name, target: folder.display().to_string(), source };
             sys::pin(self.program_fd(name).map_err(fail)?.as_fd(), &folder.join(name)).map_err(fail)?;
         }
+        if let Ok(program) = self.program_fd(program::XDP_LB) {
+            let fail =
+                |source| LoadError::Attach { name: program::XDP_LB, target: folder.display().to_string(), source };
+            sys::pin(program.as_fd(), &folder.join(program::XDP_LB)).map_err(fail)?;
+        }
         Ok(())
     }
 
@@ -291,6 +298,15 @@ impl Loaded {
             self.attached.insert(name.into(), (uplink.into(), how));
         }
         Ok(())
+    }
+
+    /// Attaches `xdp_lb` to the uplink, as far as that is wanted and taken.
+    pub fn attach_xdp(&mut self, config: &Config) -> XdpStatus {
+        let uplink = config.uplink.as_deref().map(|name| (name, self.uplink_ifindex));
+        if self.waits() {
+            return XdpStatus::waiting();
+        }
+        xdp::attach(&mut self.ebpf, &self.links, config.xdp, uplink, &mut self.attached)
     }
 
     /// Attaches `to_pod` and `from_pod` to the host side of a veth.
@@ -324,24 +340,7 @@ impl Loaded {
 
     fn link(&self, name: &'static str, pin: &Path, target: LinkTarget, target_fd: u32) -> io::Result<Attachment> {
         let program = self.program_fd(name)?;
-        match sys::open_pin(pin) {
-            Ok(link) => {
-                // Same place: exchange the program. Another place (the cgroup or interface was made anew): start anew.
-                if sys::link_target(link.as_fd())? == target {
-                    match sys::link_update(link.as_fd(), program.as_fd()) {
-                        Ok(()) => return Ok(Attachment::Replaced),
-                        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                fs::remove_file(pin)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        let link = sys::link_create(program.as_fd(), target_fd, attach_type(name), None)?;
-        sys::pin(link.as_fd(), pin)?;
-        Ok(Attachment::Fresh)
+        hold(program.as_fd(), pin, target, || sys::link_create(program.as_fd(), target_fd, attach_type(name), None))
     }
 
     fn classifier(
@@ -368,6 +367,33 @@ impl Loaded {
             source,
         })
     }
+}
+
+/// Puts the program behind the link that is pinned, if it is at that place, and makes a new one otherwise.
+pub(crate) fn hold(
+    program: BorrowedFd<'_>,
+    pin: &Path,
+    target: LinkTarget,
+    create: impl FnOnce() -> io::Result<OwnedFd>,
+) -> io::Result<Attachment> {
+    match sys::open_pin(pin) {
+        Ok(link) => {
+            // Same place: exchange the program. Another place (the cgroup or interface was made anew): start anew.
+            if sys::link_target(link.as_fd())? == target {
+                match sys::link_update(link.as_fd(), program) {
+                    Ok(()) => return Ok(Attachment::Replaced),
+                    Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            fs::remove_file(pin)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let link = create()?;
+    sys::pin(link.as_fd(), pin)?;
+    Ok(Attachment::Fresh)
 }
 
 /// Detaches and removes everything under `bpf_root`: first the links, so that no program runs on maps that are half

@@ -10,6 +10,7 @@ use crate::features::Features;
 use crate::loader::Attachment;
 use crate::maps::Occupancy;
 use crate::stale::Swept;
+use crate::xdp::XdpStatus;
 
 /// One program's place.
 #[derive(Clone, Debug, Serialize)]
@@ -70,6 +71,8 @@ pub struct Status {
     pub abi_version: u32,
     pub features: Features,
     pub attached: Vec<Attached>,
+    /// Where packets for backends on other nodes are sent on before the stack.
+    pub xdp: XdpStatus,
     pub endpoints: Vec<EndpointStatus>,
     pub services: usize,
     pub frontends: usize,

@@ -1,10 +1,10 @@
 //! The system calls that aya does not offer: in-place replacement of the program behind a link, what a link is attached
-//! to, batches of map reads and writes, and the end of every running program.
+//! to, batches of map reads and writes, the end of every running program, and what is behind an interface.
 //!
 //! May not know: which maps and programs there are.
 #![expect(
     unsafe_code,
-    reason = "bpf(2), membarrier(2), SO_NETNS_COOKIE and malloc_trim(3) have no safe wrapper in our dependencies"
+    reason = "bpf(2), membarrier(2), SO_NETNS_COOKIE, SIOCETHTOOL and malloc_trim(3) have no safe wrapper in our dependencies"
 )]
 
 pub mod rows;
@@ -93,6 +93,13 @@ pub fn link_create(
     bpf(BPF_LINK_CREATE, &mut attr).map(owned)
 }
 
+/// Attaches a program to an interface in a mode of XDP (`XDP_FLAGS_*`).
+pub fn link_create_xdp(program: BorrowedFd<'_>, ifindex: u32, mode: u32) -> io::Result<OwnedFd> {
+    const BPF_XDP: u32 = 37;
+    let mut attr = [program.as_raw_fd() as u32, ifindex, BPF_XDP, mode];
+    bpf(BPF_LINK_CREATE, &mut attr).map(owned)
+}
+
 /// Swaps the program behind a link; packets and calls see the old or the new one. ENOLINK: what it was attached to is
 /// gone.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
@@ -121,6 +128,8 @@ pub enum LinkTarget {
     Cgroup(u64),
     /// Interface index; 0 when the interface is gone.
     Tcx(u32),
+    /// As `Tcx`.
+    Xdp(u32),
     /// Another type of link, by the kernel's number.
     Other(u32),
 }
@@ -149,12 +158,14 @@ pub fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
 /// Asks about a link.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<Link> {
     const CGROUP: u32 = 3;
+    const XDP: u32 = 6;
     const TCX: u32 = 11;
     // struct bpf_link_info: type, id, prog_id, (padding), then a union that is 8-aligned.
     let info = info(link)?;
     let (target, attach_type) = match info[0] {
         CGROUP => (LinkTarget::Cgroup(u64::from(info[4]) | u64::from(info[5]) << 32), info[6]),
         TCX => (LinkTarget::Tcx(info[4]), info[5]),
+        XDP => (LinkTarget::Xdp(info[4]), 37),
         other => (LinkTarget::Other(other), 0),
     };
     Ok(Link { target, attach_type, program: info[2] })
@@ -300,6 +311,56 @@ pub fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// What is behind an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Driver {
+    pub name: String,
+    /// It sits on a bus; else it is made of software.
+    pub is_device: bool,
+}
+
+/// Asks for the driver of an interface (`ETHTOOL_GDRVINFO`).
+pub fn driver(interface: &str) -> io::Result<Driver> {
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    #[repr(C)]
+    struct Info {
+        command: u32,
+        driver: [u8; 32],
+        version: [u8; 32],
+        firmware: [u8; 32],
+        bus: [u8; 32],
+        rest: [u8; 32 + 12 + 5 * 4],
+    }
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        data: *mut Info,
+        rest: [u64; 2],
+    }
+    const { assert!(size_of::<Info>() == 196 && size_of::<Request>() == size_of::<libc::ifreq>()) };
+    let mut info = Info {
+        command: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        version: [0; 32],
+        firmware: [0; 32],
+        bus: [0; 32],
+        rest: [0; 64],
+    };
+    let mut request = Request { name: [0; libc::IFNAMSIZ], data: &raw mut info, rest: [0; 2] };
+    if interface.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    request.name[..interface.len()].copy_from_slice(interface.as_bytes());
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
+    // SAFETY: the request is laid out as the kernel's `struct ifreq`, and points to a live `struct ethtool_drvinfo`.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
+    Ok(Driver { name: text(&info.driver), is_device: info.bus[0] != 0 })
 }
 
 /// Gives memory that was freed back to the system: what planning a whole cluster takes is not needed for long.

@@ -123,6 +123,8 @@ named_enum! {
         SockGetpeername6 = 11 => "sock_getpeer6",
         /// cgroup/sendmsg6
         SockSendmsg6 = 12 => "sock_sendmsg6",
+        /// The uplink's driver, before the stack.
+        XdpLb = 13 => "xdp_lb",
     }
 }
 
@@ -177,6 +179,8 @@ named_enum! {
         ConntrackReplaced = 22 => "conntrack_rows_replaced",
         /// Rows of `CONNTRACK` that were given back when their flow ended.
         ConntrackFreed = 23 => "conntrack_rows_freed",
+        /// Packets of NodePort and LoadBalancer flows sent on before the stack.
+        XdpForwarded = 24 => "xdp_forwarded",
     }
 }
 

@@ -38,6 +38,8 @@ pub const SOCK_ADDR: [&str; 8] = [
     SOCK_CONNECT4,
     SOCK_CONNECT6,
 ];
+/// xdp, uplink.
+pub const XDP_LB: &str = "xdp_lb";
 /// The programs of type sched_cls.
 pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
 
@@ -91,7 +93,7 @@ pub const SCRATCH_V6: &str = "SCRATCH_V6";
 mod tests {
     #[test]
     fn names_fit_the_kernel() {
-        for name in super::MAPS.iter().chain(&super::SOCK_ADDR).chain(&super::CLASSIFIERS) {
+        for name in super::MAPS.iter().chain(&super::SOCK_ADDR).chain(&super::CLASSIFIERS).chain([&super::XDP_LB]) {
             assert!(name.len() <= 15, "{name}");
         }
     }

@@ -17,5 +17,6 @@ pub mod icmp;
 pub mod ipv6;
 pub mod maglev;
 pub mod packet;
+pub mod plain;
 pub mod reply;
 pub mod rewrite;

@@ -52,8 +52,7 @@ pub fn answer_ndp(skb: Skb, work: &mut Work<Addr6>) -> Action {
     let Some(mac) = announced(asked) else { return PASS };
     ndp::answer(&mut work.frame, &work.packet.head, asked, &mac);
     // A question may have more or less than an answer's one option.
-    if skb.resize(ADVERTISEMENT_LEN as u32).is_err()
-        || skb.store_first::<ADVERTISEMENT_LEN, _>(0, &work.frame).is_err()
+    if skb.resize(ADVERTISEMENT_LEN as u32).is_err() || skb.store_first::<ADVERTISEMENT_LEN, _>(0, &work.frame).is_err()
     {
         return DROP;
     }

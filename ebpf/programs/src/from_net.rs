@@ -3,12 +3,12 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use strake_abi::config::{Config, HANDOVER};
-use strake_abi::conntrack::{BORDER_NET, CT_REDIRECT, CT_SNAT, CT_TRANSLATED, FlowState, Tuple};
+use strake_abi::conntrack::{BORDER_NET, CT_REDIRECT, CT_TRANSLATED, FlowState, Tuple};
 use strake_abi::flow::{Counter, DropReason, Hook};
-use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SERVICE_DROP_IF_EMPTY, Service};
+use strake_abi::service::{SCOPE_EXTERNAL, SERVICE_DROP_IF_EMPTY, Service};
 use strake_abi::{Addr4, Addr6, proto};
+use strake_logic::flow;
 use strake_logic::packet::Fragment;
-use strake_logic::{choose, flow};
 
 use crate::refuse::code_or_refuse;
 use crate::report::{self, count, now_ns, seconds};
@@ -17,7 +17,7 @@ use crate::skb::{Action, DROP, Kind, NEXT, PASS, Packet, Skb, code, out_to_neigh
 use crate::translate::apply;
 use crate::wire::Wire;
 use crate::work::Work;
-use crate::{announce, maps, park, service, track};
+use crate::{announce, maps, outside, park, service, track};
 
 #[classifier]
 pub fn from_net(ctx: TcContext) -> i32 {
@@ -119,7 +119,7 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Action {
     // Someone outside talks to a Pod directly. A TCP answer is told from a new flow by its flags; for the rest, the row
     // keeps `to_net` from masquerading the Pod's answers.
     if protocol != proto::TCP && A::is_own_pod(config, tuple.dst) && !A::is_in_cluster(config, tuple.src) {
-        track::begin(work, skb, BORDER_NET);
+        track::begin(work, skb.ifindex(), BORDER_NET);
         return settle(track::open(config, work).map(|()| PASS));
     }
     PASS
@@ -131,34 +131,24 @@ fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config
     if !service::admits(service, *src) {
         return settle(Err(DropReason::SourceNotInRanges));
     }
-    let backend: Option<Target<A>> = match service.backend_count {
-        0 => None,
-        _ => service::choose_outside(service, &work.packet.tuple, work.packet.ip.proto, seconds(work.packet.now_ns)),
-    };
-    let Some(backend) = backend else {
+    let Some(backend) = outside::choose(service, &work.packet) else {
         if service.flags & SERVICE_DROP_IF_EMPTY != 0 {
             return settle(Err(DropReason::NoEndpoints));
         }
         return refusal(DropReason::NoEndpoints);
     };
-    track::begin(work, skb, BORDER_NET);
-    let row = &mut work.new.row;
-    row.to.dst = backend.addr;
-    row.to.dport = backend.port;
-    row.service_id = service.id;
-    row.backend_id = backend.id;
-    if backend.flags & BACKEND_LOCAL == 0 {
-        // Without an address of its own the node cannot stand in for the client.
-        let Some(node) = A::node(config) else { return settle(Err(DropReason::NotConfigured)) };
-        row.to.src = node;
-        row.to.sport = choose::port(service::random(), config.snat_port_min, config.snat_port_max);
-        row.flags = CT_SNAT | CT_REDIRECT;
-    }
-    settle(opened(skb, work, config))
+    settle(opened(skb, work, service, &backend, config))
 }
 
 #[inline(always)]
-fn opened<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Result<Action, DropReason> {
+fn opened<A: Wire>(
+    skb: Skb,
+    work: &mut Work<A>,
+    service: &Service,
+    backend: &Target<A>,
+    config: &Config,
+) -> Result<Action, DropReason> {
+    outside::lead(work, config, service, backend, skb.ifindex())?;
     track::open(config, work)?;
     count(Counter::ServiceOpened);
     report::opened(Hook::FromNet, work.packet.ip.proto, &work.new.key.tuple, &work.new.row);

@@ -215,7 +215,7 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, endpoint: &Endpoint, config: &Con
 /// collide with it, and because the socket may have used a Service that the packet does not show any more.
 #[inline(always)]
 fn open_direct<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Result<Action, DropReason> {
-    track::begin(work, skb, BORDER_POD);
+    track::begin(work, skb.ifindex(), BORDER_POD);
     let row = &mut work.new.row;
     row.cookie = skb.cookie();
     let mut asked = row.to;
@@ -254,7 +254,7 @@ fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config
         }
         return refusal(DropReason::NoEndpoints);
     };
-    track::begin(work, skb, BORDER_POD);
+    track::begin(work, skb.ifindex(), BORDER_POD);
     let row = &mut work.new.row;
     row.to.dst = backend.addr;
     row.to.dport = backend.port;

@@ -1,8 +1,8 @@
 //! ICMP errors about packets of translated flows.
 
-use strake_abi::{Addr4, proto};
 use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_REDIRECT, CT_TRANSLATED, ConntrackKey, DIRECTION_ORIGINAL};
 use strake_abi::flow::{Counter, DropReason, Hook};
+use strake_abi::{Addr4, proto};
 use strake_logic::icmp;
 use strake_logic::packet::ETH_LEN;
 

@@ -1,8 +1,8 @@
 //! ICMPv6 errors about packets of translated flows. As [`crate::icmp`]; the quoted packet may have extension headers too.
 
-use strake_abi::{Addr6, proto};
 use strake_abi::conntrack::{BORDER_POD, CT_HAIRPIN, CT_REDIRECT, CT_TRANSLATED, DIRECTION_ORIGINAL};
 use strake_abi::flow::{Counter, DropReason, Hook};
+use strake_abi::{Addr6, proto};
 use strake_logic::ipv6::icmp;
 use strake_logic::packet::{ETH_LEN, Fragment};
 
@@ -10,8 +10,8 @@ use crate::report::count;
 use crate::skb::{Action, PASS, Skb, into_pod, out_to_neighbour, settle};
 use crate::track;
 use crate::translate::turn_ethernet;
-use crate::wire6::walk;
 use crate::wire::Wire;
+use crate::wire6::walk;
 use crate::work::Work;
 
 /// Bytes of an ICMPv6 header, after which the quoted packet begins.

@@ -38,7 +38,7 @@
 //! | a Service by packets, hairpin | [`from_pod`], undone by [`to_pod`], or by [`from_pod`] of a backend on this node |
 //! | delivery to a Pod of this node | [`from_pod`], past the routing and the veth's queue |
 //! | NodePort, local backend | [`from_net`], undone by [`to_net`] |
-//! | NodePort, remote backend | [`from_net`] both ways |
+//! | NodePort, remote backend | [`from_net`] both ways, or [`xdp`] in front of it |
 //! | masquerade | [`to_net`], undone by [`from_net`] |
 //! | no endpoint, unknown port | [`refuse`]: reset or "port unreachable"; sockets get ECONNREFUSED from [`sock`] |
 //! | ICMP errors of translated flows | [`icmp`], [`icmp6`], at the border of the flow |
@@ -74,6 +74,7 @@ mod from_pod;
 mod icmp;
 mod icmp6;
 mod maps;
+mod outside;
 mod park;
 mod refuse;
 mod report;
@@ -87,6 +88,8 @@ mod translate;
 mod wire;
 mod wire6;
 mod work;
+mod xdp;
+mod xdp_frame;
 
 /// "Dual MIT/GPL" is one of the strings that the kernel takes as GPL-compatible, which its helpers ask for.
 #[unsafe(link_section = "license")]

@@ -97,7 +97,7 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Result<Action
     }
     let Some(node) = A::node(config) else { return Ok(PASS) };
     let sport = choose::port(service::random(), config.snat_port_min, config.snat_port_max);
-    track::begin(work, skb, BORDER_NET);
+    track::begin(work, skb.ifindex(), BORDER_NET);
     work.new.row.to.src = node;
     work.new.row.to.sport = sport;
     // A TCP flow has been told at the Pod's border already.

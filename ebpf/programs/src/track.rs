@@ -12,7 +12,7 @@ use strake_logic::{choose, flow};
 use crate::maps::get;
 use crate::report::{self, count, seconds};
 use crate::service::random;
-use crate::skb::{Packet, Skb};
+use crate::skb::Packet;
 use crate::wire::Wire;
 use crate::work::Work;
 
@@ -102,9 +102,9 @@ pub struct New<A> {
     pub reply_key: ConntrackKey<A>,
 }
 
-/// Begins `work.new`: a flow that `work.packet` opens, so far without a translation.
+/// Begins `work.new`: a flow that `work.packet` opens at an interface, so far without a translation.
 #[inline(always)]
-pub fn begin<A: Wire>(work: &mut Work<A>, skb: Skb, border: u8) {
+pub fn begin<A: Wire>(work: &mut Work<A>, ifindex: u32, border: u8) {
     let Work { packet, new: New { row, key, .. }, .. } = work;
     packet.put_key(key, border);
     // Field by field, as the key. So below.
@@ -118,7 +118,7 @@ pub fn begin<A: Wire>(work: &mut Work<A>, skb: Skb, border: u8) {
     row.flags = 0;
     row.state = FlowState::New as u8;
     row.direction = DIRECTION_ORIGINAL;
-    row.ifindex = skb.ifindex();
+    row.ifindex = ifindex;
     row.cookie = 0;
 }
 

@@ -10,8 +10,8 @@ use strake_abi::{Addr4, Addr6, Port, proto};
 use strake_logic::ipv6::{self, HEAD_LEN, Ipv6, MAX_HEADERS, Step, icmp, ndp, reply};
 use strake_logic::packet::{ETH_LEN, Fragment, ethertype};
 
-use crate::maps::{CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, SCRATCH_V6, SERVICES_V6, get};
 use crate::announce;
+use crate::maps::{CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, SCRATCH_V6, SERVICES_V6, get};
 use crate::service;
 use crate::skb::{Action, PASS, Skb};
 use crate::wire::Wire;

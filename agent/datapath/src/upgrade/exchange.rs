@@ -261,7 +261,7 @@ impl<'a> Exchange<'a> {
         let link = sys::open_pin(&hook.pin).map_err(fail)?;
         let info = sys::link_info(link.as_fd()).map_err(fail)?;
         let fd = sys::open_pin(&self.program(program)).map_err(fail)?;
-        let is_gone = matches!(info.target, LinkTarget::Cgroup(0) | LinkTarget::Tcx(0));
+        let is_gone = matches!(info.target, LinkTarget::Cgroup(0) | LinkTarget::Tcx(0) | LinkTarget::Xdp(0));
         if is_gone || info.program == sys::program_id(fd.as_fd()).map_err(fail)? {
             return Ok(());
         }
@@ -302,7 +302,7 @@ impl<'a> Exchange<'a> {
                 sys::link_create(program, folder.as_raw_fd() as u32, info.attach_type, None)?
             }
             // A hook with room for one: its programs are exchanged at once, below.
-            LinkTarget::Other(_) => return Ok(()),
+            LinkTarget::Xdp(_) | LinkTarget::Other(_) => return Ok(()),
         };
         sys::pin(second.as_fd(), pin)
     }

@@ -167,7 +167,11 @@ pub(super) fn hooks(root: &Path, programs: &[String]) -> Result<Vec<Hook>, Upgra
     let links = links_folder(root);
     let mut hooks = Vec::new();
     for name in pins(&links)? {
-        let program = programs.iter().find(|program| **program == name).cloned();
+        // The name of a link of XDP has its mode behind that of the program.
+        let of = |program: &&String| {
+            name.strip_prefix(program.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        let program = programs.iter().find(of).cloned();
         hooks.push(Hook { pin: links.join(&name), name, program });
     }
     for name in pins(&links.join("pods"))? {
