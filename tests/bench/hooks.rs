@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
-use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SERVICE_NODE_PORT, Service, ServiceKey, ServiceKey6};
+use strake_abi::service::{
+    BACKEND_LOCAL, Backend, SCOPE_EXTERNAL, SERVICE_NODE_PORT, Service, ServiceKey, ServiceKey6,
+};
 use strake_abi::{Addr4, Addr6, Port, proto};
 use strake_tests::bare::{Bare, Kind};
 use strake_tests::harness::{
@@ -118,17 +120,25 @@ fn fill(kernel: &mut Kernel) -> Result<()> {
         (SERVICES_COUNT + 3, base + 2, NODE_PORT, [backend(REMOTE, 8080, 0, base + 3)]),
         (SERVICES_COUNT + 4, base + 3, NODE_PORT + 1, [backend(LOCAL, 8080, BACKEND_LOCAL, base + 4)]),
     ] {
-        let service = Service { id, backend_base: base, flags: SERVICE_NODE_PORT, ..Service::default() };
-        for scope in [0, SCOPE_EXTERNAL] {
-            let key = ServiceKey { addr: Addr4::ANY, scope, ..frontend(NODE, port, proto::TCP) };
-            kernel.service(key, service, &backends)?;
-        }
+        node_port(kernel, id, base, port, &backends)?;
     }
+    // Each backend has 4,536 ports of the node, fewer than there are runs.
+    let backends: Vec<_> = (1..=16).map(|i| backend([10, 244, 1, 100 + i], 8080, 0, base + 6 + u32::from(i))).collect();
+    node_port(kernel, SERVICES_COUNT + 6, base + 6, NODE_PORT + 2, &backends)?;
     let service =
         Service { id: SERVICES_COUNT + 5, backend_base: base + 4, flags: SERVICE_NODE_PORT, ..Service::default() };
     for scope in [0, SCOPE_EXTERNAL] {
         let key = ServiceKey6 { addr: Addr6::ANY, port: Port::new(NODE_PORT), proto: proto::TCP, scope };
         kernel.service6(key, service, &[back(REMOTE6, 8080, 0, base + 5)])?;
+    }
+    Ok(())
+}
+
+fn node_port(kernel: &mut Kernel, id: u32, base: u32, port: u16, backends: &[Backend]) -> Result<()> {
+    let service = Service { id, backend_base: base, flags: SERVICE_NODE_PORT, ..Service::default() };
+    for scope in [0, SCOPE_EXTERNAL] {
+        let key = ServiceKey { addr: Addr4::ANY, scope, ..frontend(NODE, port, proto::TCP) };
+        kernel.service(key, service, backends)?;
     }
     Ok(())
 }
@@ -186,7 +196,7 @@ fn cases(kernel: &mut Kernel) -> Result<Vec<Case>> {
             fixed(tcp(outside, (NODE, NODE_PORT), ACK, b"x"))
         }),
         case("from_net", "to a NodePort, backend elsewhere, a new flow", REDIRECT, {
-            Box::new(|n| tcp((OUTSIDE, port(n)), (NODE, NODE_PORT), SYN, &[]))
+            Box::new(|n| tcp((OUTSIDE, port(n)), (NODE, NODE_PORT + 2), SYN, &[]))
         }),
         case("from_net", "back from a backend elsewhere", REDIRECT, {
             fixed(tcp((REMOTE, 8080), forwarded.src, SYN | ACK, &[]))
@@ -197,7 +207,8 @@ fn cases(kernel: &mut Kernel) -> Result<Vec<Case>> {
         case("to_net", "the node's own", PASS, fixed(tcp((NODE, 40_000), (OTHER_NODE, 10_250), ACK, b"x"))),
         case("to_net", "out as the node, a known flow", PASS, fixed(tcp((POD, 1002), (OUTSIDE, 443), ACK, b"x"))),
         case("to_net", "out as the node, a new flow", PASS, {
-            Box::new(move |n| tcp(new(n), (OUTSIDE, 443), SYN, &[]))
+            // Each server has 4,536 ports of the node.
+            Box::new(move |n| tcp(new(n), (OUTSIDE, 443 + (n % 16) as u16), SYN, &[]))
         }),
     ])
 }
