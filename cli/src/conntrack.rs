@@ -80,6 +80,7 @@ pub struct Filter {
 pub enum Proto {
     Tcp,
     Udp,
+    Sctp,
     Icmp,
 }
 
@@ -89,6 +90,7 @@ impl Proto {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
             Self::Icmp => 1,
         }
     }

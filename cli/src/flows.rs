@@ -178,6 +178,7 @@ fn protocol(number: u32) -> String {
         6 => "TCP".into(),
         17 => "UDP".into(),
         58 => "ICMPv6".into(),
+        132 => "SCTP".into(),
         other => other.to_string(),
     }
 }

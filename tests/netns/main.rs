@@ -13,6 +13,7 @@ mod maglev;
 mod outside;
 mod paths;
 mod restart;
+mod sctp;
 mod six;
 mod six_told;
 mod sources;

@@ -13,6 +13,8 @@ mod load;
 mod maglev;
 mod network;
 mod room;
+mod sctp;
+mod sctp_harness;
 mod service;
 mod six;
 mod six_network;

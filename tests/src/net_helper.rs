@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt, socket, sockopt,
+};
+use socket2::{Domain, Protocol, Socket, Type};
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -38,6 +41,10 @@ pub fn main(arguments: &[String]) -> i32 {
         ["udp-from", port, addr] => udp_from(number(port) as u16, addr),
         ["udp-long", addr] => udp_long(addr),
         ["udp-connected", addr] => udp_connected(addr),
+        ["sctp-serve", addr, name] => sctp_serve(addr, name),
+        ["sctp", addr] => sctp(addr, 0),
+        ["sctp-bulk", addr, bytes] => sctp(addr, number(bytes) as usize),
+        ["sctp-long", addr] => sctp_long(addr),
         ["dns", server, name, kind] => dns(server, name, number(kind) as u16),
         ["spoof", source, destination] => spoof(source, destination),
         other => {
@@ -86,7 +93,12 @@ fn serve(addr: &str, name: &str) -> io::Result<()> {
         }
     });
     say("ready");
-    for stream in tcp.incoming() {
+    answer_lines(&tcp, name)
+}
+
+/// Answers each line of each connection with the name and who asked.
+fn answer_lines(listener: &TcpListener, name: &str) -> io::Result<()> {
+    for stream in listener.incoming() {
         let (mut stream, name) = (stream?, name.to_owned());
         std::thread::spawn(move || -> io::Result<()> {
             let peer = stream.peer_addr()?;
@@ -276,6 +288,66 @@ fn udp_connected(addr: &str) -> io::Result<()> {
             Ok(length) => say(&String::from_utf8_lossy(&buffer[..length])),
             Err(error) => say(&format!("error {:?}", error.kind())),
         }
+    }
+    Ok(())
+}
+
+/// Linux takes an ICMP error that comes while connect() is still in the kernel, as it does between veths, for no more than a
+/// hint, and sends the next INIT after three seconds.
+const SCTP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of a message: several packets.
+const PIECE: usize = 8_192;
+
+/// A one-to-one SCTP socket (RFC 6458, 4), which is used like one of TCP.
+fn sctp_socket(addr: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::SCTP))
+}
+
+/// As [`serve`], by SCTP.
+fn sctp_serve(addr: &str, name: &str) -> io::Result<()> {
+    let addr = address(addr);
+    let socket = sctp_socket(addr)?;
+    socket.bind(&addr.into())?;
+    socket.listen(64)?;
+    say("ready");
+    answer_lines(&socket.into(), name)
+}
+
+/// From the one address that packets there leave with: a socket that is bound to all of them would tell the others, too.
+fn sctp_dial(addr: SocketAddr) -> io::Result<BufReader<TcpStream>> {
+    let source = socket_for(addr)?;
+    source.connect(addr)?;
+    let socket = sctp_socket(addr)?;
+    socket.bind(&SocketAddr::new(source.local_addr()?.ip(), 0).into())?;
+    // Without it an ICMP error is no more than a hint, and the connection is tried for minutes.
+    match addr {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+    }
+    socket.connect_timeout(&addr.into(), SCTP_TIMEOUT)?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    Ok(BufReader::new(stream))
+}
+
+/// As [`tcp`]; the first line is as long as is asked for.
+fn sctp(addr: &str, bytes: usize) -> io::Result<()> {
+    let mut stream = sctp_dial(address(addr))?;
+    let line = vec![b'x'; bytes];
+    line.chunks(PIECE).try_for_each(|piece| stream.get_mut().write_all(piece))?;
+    let answer = exchange(&mut stream)?;
+    say(&format!("{answer} as {}", stream.get_ref().peer_addr()?));
+    Ok(())
+}
+
+/// As [`tcp_long`].
+fn sctp_long(addr: &str) -> io::Result<()> {
+    let mut stream = sctp_dial(address(addr))?;
+    say("connected");
+    for line in io::stdin().lock().lines() {
+        line?;
+        say(&exchange(&mut stream)?);
     }
     Ok(())
 }

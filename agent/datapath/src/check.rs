@@ -38,7 +38,7 @@ pub enum Violation {
     NodePortAddress { key: String, first: u16, last: u16 },
     #[error("frontend {key} is the cluster DNS address, which is not load-balanced")]
     ClusterDns { key: String },
-    #[error("set {owner}: protocol {proto} is neither TCP nor UDP")]
+    #[error("set {owner}: protocol {proto} is none of TCP, UDP and SCTP")]
     Protocol { owner: String, proto: u8 },
     #[error("set {owner}: backend {backend} is not an address a packet can be sent to")]
     BackendAddress { owner: String, backend: SocketAddr },
@@ -171,7 +171,7 @@ fn config(desired: &Desired, violations: &mut Vec<Violation>) {
 fn sets(desired: &Desired, violations: &mut Vec<Violation>) {
     for set in &desired.sets {
         let owner = || set.owner.to_string();
-        if !matches!(set.proto, proto::TCP | proto::UDP) {
+        if !matches!(set.proto, proto::TCP | proto::UDP | proto::SCTP) {
             violations.push(Violation::Protocol { owner: owner(), proto: set.proto });
         }
         if set.affinity_timeout_s > AFFINITY_MAX_S {

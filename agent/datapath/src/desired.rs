@@ -39,7 +39,7 @@ impl Target {
 pub struct Set {
     /// For reports: `namespace/name:port`.
     pub owner: Box<str>,
-    /// IANA number, TCP or UDP.
+    /// IANA number, TCP, UDP or SCTP.
     pub proto: u8,
     /// Seconds, 0 for none.
     pub affinity_timeout_s: u32,
@@ -54,7 +54,7 @@ pub struct Set {
 impl Set {
     /// Whether choices are remembered outside of sockets and must be checked against `MEMBERS`.
     pub fn sticky(&self) -> bool {
-        self.proto == strake_abi::proto::UDP || self.affinity_timeout_s > 0
+        matches!(self.proto, strake_abi::proto::UDP | strake_abi::proto::SCTP) || self.affinity_timeout_s > 0
     }
 }
 
@@ -172,6 +172,7 @@ impl fmt::Display for ShowKey<'_> {
             0 if port.get() == 0 => write!(f, "{addr} any port {scope}"),
             strake_abi::proto::TCP => write!(f, "{end}/TCP {scope}"),
             strake_abi::proto::UDP => write!(f, "{end}/UDP {scope}"),
+            strake_abi::proto::SCTP => write!(f, "{end}/SCTP {scope}"),
             other => write!(f, "{end}/{other} {scope}"),
         }
     }

@@ -110,15 +110,15 @@ pub const CT_SNAT: u16 = 1 << 6;
 pub const CT_QUIET: u16 = 1 << 7;
 
 named_enum! {
-    /// State of a flow (RFC 9293 seen from the middle). UDP and ICMP use `New` and `Established` only.
+    /// State of a flow (RFC 9293, for SCTP RFC 9260, seen from the middle). UDP and ICMP use `New` and `Established` only.
     pub enum FlowState {
         /// The first packet was seen.
         New = 0 => "new",
         /// Both sides were seen.
         Established = 1 => "established",
-        /// One side has sent FIN.
+        /// One side has sent FIN, or SHUTDOWN.
         Closing = 2 => "closing",
-        /// Both sides have, or one has reset. A SYN starts anew.
+        /// Both sides have, or one has reset or aborted. A SYN, or an INIT, starts anew.
         Closed = 3 => "closed",
     }
 }

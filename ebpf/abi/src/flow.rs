@@ -31,7 +31,7 @@ named_enum! {
         Connect = 0 => "connect",
         /// The first packet of a flow passed a border.
         Open = 1 => "open",
-        /// A tracked TCP flow ended; the counters are set.
+        /// A tracked flow of TCP or SCTP ended; the counters are set.
         Close = 2 => "close",
         /// A packet or a connect() was refused; `reason` is set.
         Drop = 3 => "drop",
@@ -91,6 +91,8 @@ named_enum! {
         SpoofedNdp = 17 => "spoofed_ndp",
         /// IPv6 extension headers are more, or other, than are walked.
         ExtensionHeaders = 18 => "ipv6_extension_headers",
+        /// A fragmented SCTP packet whose ports would have to change, and its checksum with them.
+        SctpFragment = 19 => "sctp_fragment",
     }
 }
 

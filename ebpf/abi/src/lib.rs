@@ -75,4 +75,6 @@ pub mod proto {
     pub const UDP: u8 = 17;
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
 }

@@ -20,3 +20,4 @@ pub mod packet;
 pub mod plain;
 pub mod reply;
 pub mod rewrite;
+pub mod sctp;

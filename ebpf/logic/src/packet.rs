@@ -1,13 +1,15 @@
-//! Headers: Ethernet, IPv4 (RFC 791), and the part of TCP, UDP and ICMP that decides where a packet goes.
+//! Headers: Ethernet, IPv4 (RFC 791), and the part of TCP, UDP, SCTP and ICMP that decides where a packet goes.
 //!
 //! ```text
 //!  0            14                    14 + ihl*4
-//!  | Ethernet   | IPv4 (ihl*4 bytes)  | TCP / UDP / ICMP ...
+//!  | Ethernet   | IPv4 (ihl*4 bytes)  | TCP / UDP / SCTP / ICMP ...
 //!  |------ Head: 34 bytes ------|     |- Transport: 8 or 20 bytes
 //! ```
 
 use strake_abi::conntrack::Tuple;
 use strake_abi::{Addr4, Mac, Port, proto};
+
+use crate::sctp;
 
 /// Length of an Ethernet header without a tag.
 pub const ETH_LEN: usize = 14;
@@ -133,7 +135,7 @@ pub fn ipv4(head: &Head, frame_len: u32) -> Result<Ipv4, Malformed> {
 /// What the transport header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// TCP or UDP, or ICMP echo with its identifier as a port (see [`Tuple`]).
+    /// TCP, UDP or SCTP, or ICMP echo with its identifier as a port (see [`Tuple`]).
     Ports {
         /// Source.
         sport: Port,
@@ -151,7 +153,7 @@ pub enum Transport {
 pub const fn transport(protocol: u8, bytes: &[u8; 8]) -> Transport {
     let (first, second) = (u16::from_ne_bytes([bytes[0], bytes[1]]), u16::from_ne_bytes([bytes[2], bytes[3]]));
     match protocol {
-        proto::TCP | proto::UDP => Transport::Ports { sport: Port(first), dport: Port(second) },
+        proto::TCP | proto::UDP | proto::SCTP => Transport::Ports { sport: Port(first), dport: Port(second) },
         proto::ICMP => {
             let id = Port(u16::from_ne_bytes([bytes[4], bytes[5]]));
             match bytes[0] {
@@ -173,6 +175,7 @@ pub const fn checksum_offset(protocol: u8) -> Option<usize> {
         proto::TCP => Some(16),
         proto::UDP => Some(6),
         proto::ICMP => Some(2),
+        proto::SCTP => Some(sctp::CHECKSUM),
         _ => None,
     }
 }

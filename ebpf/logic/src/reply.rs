@@ -13,9 +13,12 @@ pub const RESET_LEN: usize = HEAD_LEN + 20;
 /// Bytes of a frame with an ICMP error that quotes a header without options and 8 bytes (RFC 792).
 pub const UNREACHABLE_LEN: usize = HEAD_LEN + 8 + IPV4_LEN + 8;
 
+/// Bytes more that are quoted of an SCTP packet: the first chunk of an INIT, by whose tag its sender knows it (RFC 9260, 10).
+pub const TAIL_LEN: usize = 12;
+
 /// Room for the longest front of a packet that is built in place. Callers own it (per-CPU memory in the kernel): arrays
 /// that are returned by value would be taken apart by the compiler, byte by byte, and fill the stack.
-pub type Frame = [u8; 72];
+pub type Frame = [u8; 84];
 
 /// Time to live of what is built here (RFC 1700's default).
 const TTL: u8 = 64;
@@ -97,14 +100,21 @@ pub fn tcp_reset(out: &mut Frame, head: &Head, ip: &Ipv4, tcp: &[u8; 20]) -> boo
 }
 
 /// Writes ICMP "destination unreachable, port unreachable" (type 3, code 3) from the address that was asked, as the first
-/// [`UNREACHABLE_LEN`] bytes of `out`. False if the packet has IPv4 options (they would not be quoted) or is a later
-/// fragment (RFC 1122, 3.2.2).
+/// [`UNREACHABLE_LEN`] bytes of `out`; with a `tail` of what is quoted, as the first [`TAIL_LEN`] more. False if the packet
+/// has IPv4 options (they would not be quoted) or is a later fragment (RFC 1122, 3.2.2).
 #[inline(always)]
-pub fn port_unreachable(out: &mut Frame, head: &Head, ip: &Ipv4, l4: &[u8; 8]) -> bool {
+pub fn port_unreachable(
+    out: &mut Frame,
+    head: &Head,
+    ip: &Ipv4,
+    l4: &[u8; 8],
+    tail: Option<&[u8; TAIL_LEN]>,
+) -> bool {
     if ip.l4 != HEAD_LEN || matches!(ip.fragment, crate::packet::Fragment::Later) {
         return false;
     }
-    turn(out, head, (UNREACHABLE_LEN - ETH_LEN) as u16, proto::ICMP);
+    let more = if tail.is_some() { TAIL_LEN } else { 0 };
+    turn(out, head, (UNREACHABLE_LEN - ETH_LEN + more) as u16, proto::ICMP);
     put::<34, 8>(out, &[3, 3, 0, 0, 0, 0, 0, 0]);
     let mut i = 0;
     while i < IPV4_LEN {
@@ -112,7 +122,12 @@ pub fn port_unreachable(out: &mut Frame, head: &Head, ip: &Ipv4, l4: &[u8; 8]) -
         i += 1;
     }
     put::<62, 8>(out, l4);
-    let field = checksum::finish(sum::<34, 36>(out), false);
+    let mut total = sum::<34, 36>(out);
+    if let Some(tail) = tail {
+        put::<UNREACHABLE_LEN, TAIL_LEN>(out, tail);
+        total = checksum::add(total, sum::<UNREACHABLE_LEN, TAIL_LEN>(out));
+    }
+    let field = checksum::finish(total, false);
     put::<36, 2>(out, &field.to_ne_bytes());
     true
 }
@@ -148,7 +163,7 @@ mod tests {
         let mut partial = finished;
         partial[16..18].copy_from_slice(&checksum::fold(pseudo([10, 0, 0, 1], [10, 96, 0, 7], 20)).to_ne_bytes());
         let ip = packet::ipv4(&head(&frame), frame.len() as u32).unwrap();
-        let [mut whole, mut half] = [[0; 72]; 2];
+        let [mut whole, mut half]: [Frame; 2] = [[0; _]; 2];
         assert!(tcp_reset(&mut whole, &head(&frame), &ip, &finished));
         assert!(tcp_reset(&mut half, &head(&frame), &ip, &partial));
         assert_eq!(half[50..52], checksum::fold(pseudo([10, 96, 0, 7], [10, 0, 0, 1], 20)).to_ne_bytes());
@@ -168,7 +183,7 @@ mod tests {
             if flags & ACK != 0 { builder = builder.ack(ack); }
             builder.write(&mut frame, &payload).unwrap();
             let ip = packet::ipv4(&head(&frame), frame.len() as u32).unwrap();
-            let mut out = [0xee; 72];
+            let mut out: Frame = [0xee; _];
             let done = tcp_reset(&mut out, &head(&frame), &ip, frame[34..54].try_into().unwrap());
             if flags & RST != 0 {
                 prop_assert!(!done);
@@ -198,20 +213,22 @@ mod tests {
         }
 
         #[test]
-        fn unreachable_quotes_the_packet(sport in any::<u16>(), dport in any::<u16>(), payload in proptest::collection::vec(any::<u8>(), 0..30)) {
+        fn unreachable_quotes_the_packet(long in any::<bool>(), sport in any::<u16>(), dport in any::<u16>(), payload in proptest::collection::vec(any::<u8>(), 12..30)) {
             let mut frame = Vec::new();
             PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([10, 0, 0, 1], [10, 96, 0, 7], 64).udp(sport, dport).write(&mut frame, &payload).unwrap();
             let ip = packet::ipv4(&head(&frame), frame.len() as u32).unwrap();
-            let mut out = [0xee; 72];
-            prop_assert!(port_unreachable(&mut out, &head(&frame), &ip, frame[34..42].try_into().unwrap()));
-            let sliced = SlicedPacket::from_ethernet(&out[..UNREACHABLE_LEN]).unwrap();
+            let mut out: Frame = [0xee; _];
+            let tail = long.then(|| frame[42..54].try_into().unwrap());
+            let quoted = if long { 40 } else { 28 };
+            prop_assert!(port_unreachable(&mut out, &head(&frame), &ip, frame[34..42].try_into().unwrap(), tail));
+            let sliced = SlicedPacket::from_ethernet(&out[..42 + quoted]).unwrap();
             let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
             let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("not ICMP") };
             prop_assert_eq!(ip.header().destination(), [10, 0, 0, 1]);
             prop_assert_eq!(ip.header().to_header().calc_header_checksum(), ip.header().header_checksum());
             prop_assert_eq!((icmp.type_u8(), icmp.code_u8()), (3, 3));
             prop_assert_eq!(icmp.icmp_type().calc_checksum(icmp.payload()) % 0xffff, icmp.checksum() % 0xffff);
-            prop_assert_eq!(icmp.payload(), &frame[14..42]);
+            prop_assert_eq!(icmp.payload(), &frame[14..14 + quoted]);
         }
     }
 }

@@ -13,7 +13,7 @@ pub const fn addresses(tuple: &Tuple4) -> [u8; 8] {
     [a, b, c, d, e, f, g, h]
 }
 
-/// Source and destination port as they stand in a TCP or UDP header (offset 0).
+/// Source and destination port as they stand in a TCP, UDP or SCTP header (offset 0).
 #[inline(always)]
 pub const fn ports<A>(tuple: &Tuple<A>) -> [u8; 4] {
     let ([a, b], [c, d]) = (tuple.sport.0.to_ne_bytes(), tuple.dport.0.to_ne_bytes());

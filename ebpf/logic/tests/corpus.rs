@@ -32,7 +32,7 @@ impl Numbers {
             3 => bytes[at] = self.below(256) as u8,
             4 => bytes[at] ^= 1 << self.below(8),
             // Numbers of protocols and headers, and ends of ranges.
-            _ => bytes[at] = [0, 1, 6, 17, 43, 44, 51, 58, 60, 0x3f, 0x40, 0x80, 0xc0, 0xff][self.below(14)],
+            _ => bytes[at] = [0, 1, 6, 17, 43, 44, 51, 58, 60, 132, 0x3f, 0x40, 0x80, 0xc0, 0xff][self.below(15)],
         }
     }
 }

@@ -6,7 +6,7 @@ use strake_abi::config::{Config, HANDOVER};
 use strake_abi::conntrack::{BORDER_NET, CT_REDIRECT, CT_TRANSLATED, FlowState, Tuple};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::service::{SCOPE_EXTERNAL, SERVICE_DROP_IF_EMPTY, Service};
-use strake_abi::{Addr4, Addr6, proto};
+use strake_abi::{Addr4, Addr6};
 use strake_logic::flow;
 use strake_logic::packet::Fragment;
 
@@ -107,8 +107,8 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Action {
         return PASS;
     }
     // The middle of a connection that we did not open: another proxy's that we took over from, or a stray, which the
-    // stack resets.
-    if protocol == proto::TCP && !flow::is_open(work.packet.tcp_flags) {
+    // stack resets or aborts.
+    if flow::says_when(protocol) && !flow::is_open(work.packet.tcp_flags) {
         return PASS;
     }
     if protocol != A::ICMP
@@ -116,9 +116,9 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Action {
     {
         return open_service(skb, work, service, config);
     }
-    // Someone outside talks to a Pod directly. A TCP answer is told from a new flow by its flags; for the rest, the row
-    // keeps `to_net` from masquerading the Pod's answers.
-    if protocol != proto::TCP && A::is_own_pod(config, tuple.dst) && !A::is_in_cluster(config, tuple.src) {
+    // Someone outside talks to a Pod directly. An answer of TCP or SCTP is told from a new flow by its flags; for the
+    // rest, the row keeps `to_net` from masquerading the Pod's answers.
+    if !flow::says_when(protocol) && A::is_own_pod(config, tuple.dst) && !A::is_in_cluster(config, tuple.src) {
         track::begin(work, skb.ifindex(), BORDER_NET);
         return settle(track::open(config, work).map(|()| PASS));
     }

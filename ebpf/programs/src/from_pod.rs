@@ -96,7 +96,7 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
         }
         opener
     } else if track::is_live(config, key, row, packet.tcp_flags, now_s)
-        && !is_orphan(packet.ip.proto, row.flags, row.service_id, row.backend_id)
+        && !is_orphan(packet, row.flags, row.service_id, row.backend_id)
     {
         None
     } else {
@@ -139,10 +139,13 @@ fn arp(skb: Skb, endpoint: &Endpoint) -> Action {
     })
 }
 
-/// Whether a UDP flow leads to a backend that is gone: it must not stay pinned to it.
+/// Whether a UDP flow, or an SCTP association that is begun anew from the same port, leads to a backend that is gone: it
+/// must not stay pinned to it.
 #[inline(always)]
-fn is_orphan(protocol: u8, flags: u16, service_id: u32, backend_id: u32) -> bool {
-    if protocol != proto::UDP || service_id == 0 || flags & CT_SOCKET != 0 {
+fn is_orphan<A: Wire>(packet: &Packet<A>, flags: u16, service_id: u32, backend_id: u32) -> bool {
+    let protocol = packet.ip.proto;
+    let asks = protocol == proto::UDP || protocol == proto::SCTP && flow::is_open(packet.tcp_flags);
+    if !asks || service_id == 0 || flags & CT_SOCKET != 0 {
         return false;
     }
     let gone = service::is_member(service_id, backend_id).is_none();
@@ -202,6 +205,8 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, endpoint: &Endpoint, config: &Con
     let opted_out = endpoint.flags & ENDPOINT_NO_SOCKET != 0;
     let wanted = match protocol {
         proto::TCP => flow::is_open(work.packet.tcp_flags) && (opted_out || config.flags & TRACK_ALL != 0),
+        // No socket hook sees SCTP: what is direct and what goes by a Service meet here.
+        proto::SCTP => flow::is_open(work.packet.tcp_flags),
         proto::UDP => opted_out,
         _ => false,
     };
@@ -262,7 +267,9 @@ fn open_service<A: Wire>(skb: Skb, work: &mut Work<A>, service: &Service, config
     row.service_id = service.id;
     row.backend_id = backend.id;
     if row.to.dst == row.to.src {
-        row.to.src = A::gateway(config);
+        // From a global address, Linux' SCTP answers no link-local one (`sctp_v6_get_dst`), as the gateway's is in IPv6.
+        let node = if work.packet.ip.proto == proto::SCTP { A::node(config) } else { None };
+        row.to.src = node.unwrap_or(A::gateway(config));
         row.flags = CT_HAIRPIN;
         count(Counter::Hairpin);
     }

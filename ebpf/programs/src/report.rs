@@ -7,7 +7,7 @@ use aya_ebpf::maps::ring_buf::RingBufEntry;
 use strake_abi::config::{Config, EVENTS as EVENTS_ON};
 use strake_abi::conntrack::{Conntrack, Tuple};
 use strake_abi::flow::{Counter, DropReason, EventKind, FlowEvent, Hook, Verdict};
-use strake_abi::{Addr4, Port};
+use strake_abi::{Addr4, Port, proto};
 
 use crate::maps::{self, COUNTERS, DROPS, EVENTS, EVENTS_LOST, EVENTS_WOKEN};
 use crate::skb::{Packet, Skb};
@@ -197,7 +197,9 @@ pub fn refused_as_read<A: Wire>(skb: Skb, packet: &Packet<A>, hook: Hook, reason
 #[inline(always)]
 fn tell_read<A: Wire>(mut event: Event, packet: &Packet<A>, skb: Skb, reason: u8, verdict: Verdict) {
     event.ends(&packet.tuple, packet.tuple.dst, packet.tuple.dport);
-    event.fields().tcp_flags = packet.tcp_flags;
+    if packet.ip.proto == proto::TCP {
+        event.fields().tcp_flags = packet.tcp_flags;
+    }
     tell_refusal(event, skb, reason, verdict);
 }
 

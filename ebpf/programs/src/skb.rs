@@ -15,6 +15,7 @@ use strake_abi::flow::{Counter, DropReason, Hook, Verdict};
 use strake_abi::{Port, proto};
 use strake_logic::choose::is_fresh;
 use strake_logic::packet::{self, Fragment, Ip, Transport, ethertype};
+use strake_logic::sctp;
 
 use crate::maps;
 use crate::report::{self, count, now_ns, seconds};
@@ -282,6 +283,7 @@ pub struct Packet<A: Wire> {
     /// Bytes of the frame.
     pub len: u32,
     pub kind: Kind,
+    /// Of TCP; of SCTP what its chunks say, in the same terms.
     pub tcp_flags: u8,
     pub head: A::Head,
 }
@@ -357,6 +359,12 @@ impl<A: Wire> Packet<A> {
                     }
                     self.tcp_flags = skb.load(self.ip.l4 + 13).ok_or(DropReason::Malformed)?;
                 }
+                if self.ip.proto == proto::SCTP {
+                    if self.ip.l4_len < sctp::SHORTEST {
+                        return Err(DropReason::Malformed);
+                    }
+                    self.tcp_flags = chunks(skb, self.ip.l4, self.ip.l4_len);
+                }
                 if self.ip.fragment == Fragment::First {
                     remember(self, border);
                 }
@@ -366,6 +374,12 @@ impl<A: Wire> Packet<A> {
         }
         Ok(())
     }
+}
+
+/// What the chunks of an SCTP packet at `l4` say.
+#[inline(never)]
+fn chunks(skb: Skb, l4: usize, len: u16) -> u8 {
+    sctp::flags(len, |at| skb.load(l4 + at as usize))
 }
 
 /// Finds the ports of a later fragment.

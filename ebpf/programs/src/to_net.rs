@@ -88,7 +88,7 @@ fn masquerade<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Action 
 fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Result<Action, DropReason> {
     let packet = &work.packet;
     let tuple = &packet.tuple;
-    let opens = packet.ip.proto != proto::TCP || flow::is_open(packet.tcp_flags);
+    let opens = !flow::says_when(packet.ip.proto) || flow::is_open(packet.tcp_flags);
     // An echo reply has its identifier on the other side.
     let answers = packet.ip.proto == A::ICMP && tuple.sport.0 == 0;
     let later = packet.ip.fragment == Fragment::Later;
@@ -100,8 +100,9 @@ fn open<A: Wire>(skb: Skb, work: &mut Work<A>, config: &Config) -> Result<Action
     track::begin(work, skb.ifindex(), BORDER_NET);
     work.new.row.to.src = node;
     work.new.row.to.sport = sport;
-    // A TCP flow has been told at the Pod's border already.
-    let quiet = work.packet.ip.proto == proto::TCP && config.flags & TRACK_ALL != 0;
+    // Such a flow has been told at the Pod's border already.
+    let protocol = work.packet.ip.proto;
+    let quiet = protocol == proto::SCTP || protocol == proto::TCP && config.flags & TRACK_ALL != 0;
     work.new.row.flags = if quiet { CT_SNAT | CT_QUIET } else { CT_SNAT };
     track::open(config, work)?;
     count(Counter::Masqueraded);

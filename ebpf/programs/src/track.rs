@@ -46,31 +46,31 @@ fn is_peer_live<A: Wire>(
         .is_some_and(|peer| flow::is_live(config, key.proto, peer.state, peer.last_seen_s, now_s, tcp_flags))
 }
 
-/// Accounts a packet to its row, and follows TCP.
+/// Accounts a packet to its row, and follows TCP and SCTP.
 #[inline(always)]
 pub fn touch<A: Wire>(hook: Hook, key: &ConntrackKey<A>, row: &mut Conntrack<A>, packet: &Packet<A>, now_s: u32) {
     row.last_seen_s = now_s;
     row.packets += 1;
     row.bytes += u64::from(packet.len);
-    if flow::is_event(packet.tcp_flags) {
+    if flow::is_event(key.proto, packet.tcp_flags) {
         follow(hook, key, row, packet.tcp_flags);
     } else if row.state == FlowState::New as u8 && row.direction == DIRECTION_REPLY {
         row.state = FlowState::Established as u8;
     }
 }
 
-/// SYN, FIN or RST: the state is that of the flow, so both rows change.
+/// SYN, FIN or RST, or what is said by SCTP in these terms: the state is that of the flow, so both rows change.
 #[inline(never)]
 fn follow<A: Wire>(hook: Hook, key: &ConntrackKey<A>, row: &mut Conntrack<A>, tcp_flags: u8) {
     let peer_key = ConntrackKey { tuple: row.to.mirror(), ..*key };
     let Some(peer) = find(&peer_key) else {
-        row.state = flow::step(row.state, row.flags, tcp_flags, row.direction).0;
+        row.state = flow::step(key.proto, row.state, row.flags, tcp_flags, row.direction).0;
         return;
     };
     let direction = row.direction;
     let (original, reply) = if direction == DIRECTION_ORIGINAL { (row, peer) } else { (peer, row) };
     let before = original.state;
-    let (state, fins) = flow::step(before, original.flags, tcp_flags, direction);
+    let (state, fins) = flow::step(key.proto, before, original.flags, tcp_flags, direction);
     original.flags |= fins & (CT_FIN_ORIGINAL | CT_FIN_REPLY);
     original.state = state;
     reply.state = state;

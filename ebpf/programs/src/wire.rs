@@ -18,7 +18,7 @@ use strake_abi::service::{SCOPE_INTERNAL, Service, ServiceKey};
 use strake_abi::{Addr4, Addr6, Port, proto};
 use strake_logic::dns::Scratch;
 use strake_logic::packet::{self, ETH_LEN, Ip, Ipv4, ethertype};
-use strake_logic::reply;
+use strake_logic::reply::{self, TAIL_LEN};
 use strake_logic::{checksum, icmp, rewrite};
 
 use crate::family::Address;
@@ -93,9 +93,17 @@ pub trait Wire: Address + Client + rewrite::Address + Into<Addr6> {
     }
 
     fn reset(frame: &mut Self::Frame, head: &Self::Head, ip: &Ip<Self>, tcp: &[u8; 20]) -> bool;
-    fn unreachable(frame: &mut Self::Frame, head: &Self::Head, ip: &Ip<Self>, datagram: &[u8; 8]) -> bool;
+    /// With a `tail`, so much more is quoted.
+    fn unreachable(
+        frame: &mut Self::Frame,
+        head: &Self::Head,
+        ip: &Ip<Self>,
+        datagram: &[u8; 8],
+        tail: Option<&[u8; TAIL_LEN]>,
+    ) -> bool;
     fn store_reset(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason>;
     fn store_unreachable(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason>;
+    fn store_unreachable_long(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason>;
 
     /// The Ethernet header.
     #[inline(always)]
@@ -249,8 +257,14 @@ impl Wire for Addr4 {
     }
 
     #[inline(always)]
-    fn unreachable(frame: &mut Self::Frame, head: &Self::Head, ip: &Ipv4, datagram: &[u8; 8]) -> bool {
-        reply::port_unreachable(frame, head, ip, datagram)
+    fn unreachable(
+        frame: &mut Self::Frame,
+        head: &Self::Head,
+        ip: &Ipv4,
+        datagram: &[u8; 8],
+        tail: Option<&[u8; TAIL_LEN]>,
+    ) -> bool {
+        reply::port_unreachable(frame, head, ip, datagram, tail)
     }
 
     #[inline(always)]
@@ -261,6 +275,11 @@ impl Wire for Addr4 {
     #[inline(always)]
     fn store_unreachable(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason> {
         skb.store_first::<{ reply::UNREACHABLE_LEN }, _>(0, frame)
+    }
+
+    #[inline(always)]
+    fn store_unreachable_long(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason> {
+        skb.store_first::<{ reply::UNREACHABLE_LEN + TAIL_LEN }, _>(0, frame)
     }
 }
 

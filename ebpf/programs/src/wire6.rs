@@ -9,6 +9,7 @@ use strake_abi::service::{SCOPE_INTERNAL, Service, ServiceKey6};
 use strake_abi::{Addr4, Addr6, Port, proto};
 use strake_logic::ipv6::{self, HEAD_LEN, Ipv6, MAX_HEADERS, Step, icmp, ndp, reply};
 use strake_logic::packet::{ETH_LEN, Fragment, ethertype};
+use strake_logic::reply::TAIL_LEN;
 
 use crate::announce;
 use crate::maps::{CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, SCRATCH_V6, SERVICES_V6, get};
@@ -182,8 +183,14 @@ impl Wire for Addr6 {
     }
 
     #[inline(always)]
-    fn unreachable(frame: &mut Self::Frame, head: &Self::Head, ip: &Ipv6, datagram: &[u8; 8]) -> bool {
-        reply::port_unreachable(frame, head, ip, datagram)
+    fn unreachable(
+        frame: &mut Self::Frame,
+        head: &Self::Head,
+        ip: &Ipv6,
+        datagram: &[u8; 8],
+        tail: Option<&[u8; TAIL_LEN]>,
+    ) -> bool {
+        reply::port_unreachable(frame, head, ip, datagram, tail)
     }
 
     #[inline(always)]
@@ -194,6 +201,11 @@ impl Wire for Addr6 {
     #[inline(always)]
     fn store_unreachable(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason> {
         skb.store_first::<{ reply::UNREACHABLE_LEN }, _>(0, frame)
+    }
+
+    #[inline(always)]
+    fn store_unreachable_long(skb: Skb, frame: &Self::Frame) -> Result<(), DropReason> {
+        skb.store_first::<{ reply::UNREACHABLE_LEN + TAIL_LEN }, _>(0, frame)
     }
 }
 

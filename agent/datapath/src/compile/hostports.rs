@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use strake_abi::addr::Port;
 use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SCOPE_INTERNAL, ServiceKey6};
-use strake_state::{HostPort, OptOut, Pod, Protocol};
+use strake_state::{HostPort, OptOut, Pod};
 
 use super::{Compiler, Family, FrontendKind};
 use crate::desired::{Frontend, Set, ShowKey, Target};
@@ -23,10 +23,6 @@ impl Compiler<'_> {
         let pods: Vec<&Pod> = world.pods.values().map(|pod| &**pod).filter(here).collect();
         for pod in pods {
             for port in &pod.host_ports {
-                if port.protocol == Protocol::Sctp {
-                    self.warn(&pod.name.to_string(), format!("hostPort {}/SCTP is not served yet", port.host_port));
-                    continue;
-                }
                 for family in Family::ALL {
                     self.host_port(pod, port, family);
                 }

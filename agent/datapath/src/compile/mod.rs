@@ -181,9 +181,10 @@ impl Compiler<'_> {
             let algorithm = self.algorithm(&object, service);
             let sources = Family::ALL.map(|family| self.sources(&object, service, family));
             for port in &service.ports {
-                if port.protocol == Protocol::Sctp {
-                    self.warn(&object, format!("port {}/SCTP is not served yet", port.port));
-                    continue;
+                // No socket hook sees SCTP, and where the Pods' interfaces are another plugin's, no packet of theirs either.
+                if port.protocol == Protocol::Sctp && !self.config.host_ports {
+                    let only = "is served to clients outside of the cluster only: Pods' packets pass another plugin";
+                    self.warn(&object, format!("port {}/SCTP {only}", port.port));
                 }
                 for (family, sources) in Family::ALL.into_iter().zip(sources).filter(|(f, _)| f.serves(service)) {
                     let selection = endpoints::select(self.world, &self.node, service, port, family);

@@ -387,6 +387,7 @@ pub(crate) fn protocol_name(number: u8) -> String {
         proto::ICMPV6 => "ICMPv6".into(),
         proto::TCP => "TCP".into(),
         proto::UDP => "UDP".into(),
+        proto::SCTP => "SCTP".into(),
         other => other.to_string(),
     }
 }

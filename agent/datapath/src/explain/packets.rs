@@ -276,7 +276,11 @@ impl Walk<'_> {
         let mut told = Vec::new();
         if self.is_cluster_ip(dst) {
             self.step(&hook, sees, told, "dropped: a ClusterIP means nothing outside");
-            let outcome = format!("{dst} is in the Service range, and no Service has it");
+            let outcome = if self.question.protocol == proto::SCTP {
+                format!("{dst} is in the Service range, and SCTP of the node itself is not translated")
+            } else {
+                format!("{dst} is in the Service range, and no Service has it")
+            };
             return Ok(Err(End::refused(Fate::Dropped, DropReason::NoService, outcome)));
         }
         if self.question.source_port.is_some()

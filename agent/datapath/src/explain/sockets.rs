@@ -37,6 +37,10 @@ impl Walk<'_> {
     fn hook(&mut self) -> Result<Hooked, MapsError> {
         let (to, protocol) = (self.question.to, self.question.protocol);
         if !matches!(protocol, proto::TCP | proto::UDP) {
+            if protocol == proto::SCTP {
+                let sees = format!("connect() to {to} by a process below {}", self.host.sockets);
+                self.step("sock", sees, Vec::new(), "the kernel calls no hook for SCTP: its packets are looked at instead");
+            }
             return Ok(Hooked::Left);
         }
         let family = if to.is_ipv4() { 4 } else { 6 };

@@ -82,7 +82,7 @@ fn reply_frame(frame: &[u8], rows: &[(DnsKey, DnsName)]) -> Result<Vec<u8>, Pass
         tail.extend_from_slice(&reply::opt(dnssec_ok));
     }
     assert_eq!(tail.len(), parts.len);
-    let mut front = [0xee; 72];
+    let mut front: crate::reply::Frame = [0xee; _];
     reply::front(&mut front, &head, &ip, &udp, &scratch, &asked, &parts);
     let mut out = front[..reply::FRONT_LEN].to_vec();
     out.extend_from_slice(&frame[54..42 + asked.end]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0            14            54
-//!  | Ethernet   | IPv6        | extension headers, up to MAX_HEADERS ... | TCP / UDP / ICMPv6 ...
+//!  | Ethernet   | IPv6        | extension headers, up to MAX_HEADERS ... | TCP / UDP / SCTP / ICMPv6 ...
 //!  |--------- Head: 54 bytes -|                                          |- Transport: 8 or 20 bytes
 //! ```
 //!
@@ -18,6 +18,7 @@ use strake_abi::{Addr6, Port, proto};
 use crate::checksum;
 use crate::packet::{ETH_LEN, Fragment, Ip, Malformed, Transport};
 use crate::rewrite::Address;
+use crate::sctp;
 
 /// Length of the fixed header.
 pub const IPV6_LEN: usize = 40;
@@ -155,7 +156,7 @@ impl Address for Addr6 {
     #[inline(always)]
     fn transport(protocol: u8, bytes: &[u8; 8]) -> Transport {
         match protocol {
-            proto::TCP | proto::UDP => Transport::Ports {
+            proto::TCP | proto::UDP | proto::SCTP => Transport::Ports {
                 sport: Port(u16::from_ne_bytes([bytes[0], bytes[1]])),
                 dport: Port(u16::from_ne_bytes([bytes[2], bytes[3]])),
             },
@@ -179,6 +180,7 @@ impl Address for Addr6 {
             proto::TCP => Some(16),
             proto::UDP => Some(6),
             proto::ICMPV6 => Some(2),
+            proto::SCTP => Some(sctp::CHECKSUM),
             _ => None,
         }
     }

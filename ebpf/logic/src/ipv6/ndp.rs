@@ -110,7 +110,7 @@ mod tests {
         message[0] = 135;
         message[8..].copy_from_slice(&vip.octets());
         assert_eq!(asked(&head, &message), Some(vip));
-        let mut out = [0xaa; 112];
+        let mut out: Frame = [0xaa; _];
         answer(&mut out, &head, vip, &ours);
         assert_eq!((&out[..6], &out[6..12], &out[12..14]), (&theirs[..], &ours[..], &[0x86, 0xdd][..]));
         assert_eq!((&out[22..38], &out[38..54]), (&vip.octets()[..], &asker.octets()[..]));

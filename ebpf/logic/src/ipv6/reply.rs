@@ -7,6 +7,7 @@ use super::{HEAD_LEN, Head, IPV6_LEN, Ipv6};
 use crate::checksum;
 use crate::packet::tcp_flag::{ACK, FIN, RST, SYN};
 use crate::packet::{ETH_LEN, Fragment};
+use crate::reply::TAIL_LEN;
 
 /// Bytes of a frame with a reset: Ethernet, IPv6, TCP without options.
 pub const RESET_LEN: usize = HEAD_LEN + 20;
@@ -15,7 +16,7 @@ pub const RESET_LEN: usize = HEAD_LEN + 20;
 pub const UNREACHABLE_LEN: usize = HEAD_LEN + 8 + IPV6_LEN + 8;
 
 /// Room for the longest of them.
-pub type Frame = [u8; 112];
+pub type Frame = [u8; 124];
 
 const HOP_LIMIT: u8 = 64;
 
@@ -102,19 +103,34 @@ pub fn tcp_reset(out: &mut Frame, head: &Head, ip: &Ipv6, tcp: &[u8; 20]) -> boo
 }
 
 /// Writes ICMPv6 "destination unreachable, port unreachable" (type 1, code 4) from the address that was asked, as the
-/// first [`UNREACHABLE_LEN`] bytes of `out`. False if the packet has extension headers, which would not be quoted.
+/// first [`UNREACHABLE_LEN`] bytes of `out`; with a `tail` of what is quoted, as the first [`TAIL_LEN`] more. False if the
+/// packet has extension headers, which would not be quoted.
 #[inline(always)]
-pub fn port_unreachable(out: &mut Frame, head: &Head, ip: &Ipv6, l4: &[u8; 8]) -> bool {
+pub fn port_unreachable(
+    out: &mut Frame,
+    head: &Head,
+    ip: &Ipv6,
+    l4: &[u8; 8],
+    tail: Option<&[u8; TAIL_LEN]>,
+) -> bool {
     if ip.l4 != HEAD_LEN || matches!(ip.fragment, Fragment::Later) {
         return false;
     }
     const LEN: usize = UNREACHABLE_LEN - HEAD_LEN;
-    turn(out, head, LEN as u16, proto::ICMPV6);
+    let len = if tail.is_some() { LEN + TAIL_LEN } else { LEN } as u16;
+    turn(out, head, len, proto::ICMPV6);
     put::<54, 8>(out, &[1, 4, 0, 0, 0, 0, 0, 0]);
     quote(out, head);
     put::<102, 8>(out, l4);
-    let pseudo = checksum::pseudo6(&ip.dst.0, &ip.src.0, proto::ICMPV6, LEN as u16);
-    let field = checksum::finish(checksum::add(pseudo, sum::<LEN>(out)), false);
+    let pseudo = checksum::pseudo6(&ip.dst.0, &ip.src.0, proto::ICMPV6, len);
+    let total = match tail {
+        Some(tail) => {
+            put::<UNREACHABLE_LEN, TAIL_LEN>(out, tail);
+            sum::<{ LEN + TAIL_LEN }>(out)
+        }
+        None => sum::<LEN>(out),
+    };
+    let field = checksum::finish(checksum::add(pseudo, total), false);
     put::<56, 2>(out, &field.to_ne_bytes());
     true
 }

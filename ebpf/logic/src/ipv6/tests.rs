@@ -176,7 +176,7 @@ proptest! {
         let sum = from_scratch(&frame, 54, 16, proto::TCP);
         frame[70..72].copy_from_slice(&sum.to_be_bytes());
         let ip = fixed(&head(&frame), frame.len() as u32).unwrap();
-        let mut out = [0xee; 112];
+        let mut out: reply::Frame = [0xee; _];
         let done = reply::tcp_reset(&mut out, &head(&frame), &ip, frame[54..74].try_into().unwrap());
         prop_assert_eq!(done, flags & RST == 0);
         if !done {
@@ -198,15 +198,18 @@ proptest! {
     }
 
     #[test]
-    fn unreachable_quotes_the_packet(t in tuple(), payload in proptest::collection::vec(any::<u8>(), 0..30)) {
+    fn unreachable_quotes_the_packet(long in any::<bool>(), t in tuple(), payload in proptest::collection::vec(any::<u8>(), 12..30)) {
         let frame = build(&t, proto::UDP, &payload);
         let ip = fixed(&head(&frame), frame.len() as u32).unwrap();
-        let mut out = [0xee; 112];
-        prop_assert!(reply::port_unreachable(&mut out, &head(&frame), &ip, frame[54..62].try_into().unwrap()));
-        let out = &out[..reply::UNREACHABLE_LEN];
+        let mut out: reply::Frame = [0xee; _];
+        let tail = long.then(|| frame[62..74].try_into().unwrap());
+        let quoted = if long { 60 } else { 48 };
+        prop_assert!(reply::port_unreachable(&mut out, &head(&frame), &ip, frame[54..62].try_into().unwrap(), tail));
+        let out = &out[..62 + quoted];
         prop_assert_eq!(&out[54..56], &[1, 4]);
         prop_assert_eq!(field(out, 56) % 0xffff, from_scratch(out, 54, 2, proto::ICMPV6) % 0xffff);
-        prop_assert_eq!(&out[62..], &frame[14..62]);
+        prop_assert_eq!(&out[62..], &frame[14..14 + quoted]);
+        prop_assert_eq!(usize::from(field(out, 18)), 8 + quoted);
         prop_assert_eq!((&out[22..38], &out[38..54]), (&frame[38..54], &frame[22..38]));
     }
 }

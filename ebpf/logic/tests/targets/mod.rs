@@ -7,7 +7,7 @@ use strake_abi::conntrack::{Tuple, Tuple4, Tuple6};
 use strake_abi::dns::DnsZone;
 use strake_abi::{Addr4, Addr6, Port, proto};
 use strake_logic::packet::{ETH_LEN, Fragment, HEAD_LEN, IPV4_LEN, Ip};
-use strake_logic::{arp, checksum, dns, icmp, ipv6, packet, reply};
+use strake_logic::{arp, checksum, dns, icmp, ipv6, packet, reply, sctp};
 
 /// By name, which is that of the corpus's folder too.
 pub const TARGETS: [(&str, fn(&[u8])); 4] =
@@ -55,21 +55,28 @@ fn ipv4(frame: &[u8]) {
         };
         assert_eq!(ip.fragment, fragment);
     }
-    let mut out = [0xee; 72];
+    let mut out: reply::Frame = [0xee; _];
     if ip.proto == proto::TCP
         && let Some(tcp) = bytes(&frame[..end], ip.l4)
         && reply::tcp_reset(&mut out, &head, &ip, &tcp)
     {
-        assert_eq!(out[reply::RESET_LEN..], [0xee; 72][reply::RESET_LEN..]);
+        assert!(out[reply::RESET_LEN..].iter().all(|byte| *byte == 0xee));
         assert!(is_whole(0, &out[ETH_LEN..HEAD_LEN]));
         let field = u16::from_ne_bytes([out[50], out[51]]);
         let pseudo = checksum::pseudo(ip.dst.0, ip.src.0, proto::TCP, 20);
         assert!(is_whole(pseudo, &out[34..54]) || field == checksum::fold(pseudo));
     }
     let Some(l4) = bytes::<8>(&frame[..end], ip.l4) else { return };
-    let mut out = [0xee; 72];
-    if reply::port_unreachable(&mut out, &head, &ip, &l4) {
-        assert!(is_whole(0, &out[ETH_LEN..HEAD_LEN]) && is_whole(0, &out[34..reply::UNREACHABLE_LEN]));
+    for tail in [None, bytes(&frame[..end], ip.l4 + 8)] {
+        let mut out: reply::Frame = [0xee; _];
+        let end = reply::UNREACHABLE_LEN + tail.map_or(0, |_| reply::TAIL_LEN);
+        if reply::port_unreachable(&mut out, &head, &ip, &l4, tail.as_ref()) {
+            assert!(is_whole(0, &out[ETH_LEN..HEAD_LEN]) && is_whole(0, &out[34..end]));
+            assert!(out[end..].iter().all(|byte| *byte == 0xee));
+        }
+    }
+    if ip.proto == proto::SCTP {
+        sctp_packet(&frame[ip.l4..end]);
     }
     if ip.proto == proto::ICMP && packet::transport(ip.proto, &l4) == packet::Transport::IcmpError {
         icmp_error(&frame[..end], &ip);
@@ -104,6 +111,28 @@ fn icmp_error(frame: &[u8], ip: &packet::Ipv4) {
     assert!(is_whole(0, &after));
 }
 
+/// Its chunks are read where there are chunks, and other ports change its checksum as they should.
+fn sctp_packet(packet: &[u8]) {
+    let read = |at: u32| {
+        assert!(at.is_multiple_of(4) && (12..=packet.len() - 4).contains(&(at as usize)));
+        bytes(packet, at as usize)
+    };
+    sctp::flags(packet.len() as u16, read);
+    let (Some(ports), Some(field)) = (bytes::<4>(packet, 0), bytes::<4>(packet, 8)) else { return };
+    let (new, mut after) = ([0x1f, 0x90, 0x75, 0x30], packet.to_vec());
+    after[..4].copy_from_slice(&new);
+    let updated = u32::from_le_bytes(sctp::update(field, ports, new, packet.len() as u16));
+    assert_eq!(updated ^ u32::from_le_bytes(field), crc32c(packet) ^ crc32c(&after));
+}
+
+/// Bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let feed = |register: u32, byte: &u8| {
+        (0..8).fold(register ^ u32::from(*byte), |r, _| (r >> 1) ^ if r & 1 == 1 { 0x82f6_3b78 } else { 0 })
+    };
+    !bytes.iter().fold(u32::MAX, feed)
+}
+
 fn ipv6_frame(frame: &[u8]) {
     let Some(head) = bytes::<{ ipv6::HEAD_LEN }>(frame, 0) else { return };
     let any = Addr6::ANY;
@@ -128,7 +157,7 @@ fn ipv6_frame(frame: &[u8]) {
         return;
     }
     let segment = end - ip.l4;
-    let mut out: ipv6::reply::Frame = [0xee; 112];
+    let mut out: ipv6::reply::Frame = [0xee; _];
     if ip.proto == proto::TCP
         && let Some(tcp) = bytes(&frame[..end], ip.l4)
         && ipv6::reply::tcp_reset(&mut out, &head, &ip, &tcp)
@@ -138,9 +167,15 @@ fn ipv6_frame(frame: &[u8]) {
         assert!(partial || is_whole(pseudo6(&out, 20, proto::TCP), &out[ipv6::HEAD_LEN..ipv6::reply::RESET_LEN]));
     }
     let Some(l4) = bytes::<8>(&frame[..end], ip.l4) else { return };
-    if ipv6::reply::port_unreachable(&mut out, &head, &ip, &l4) {
-        let message = &out[ipv6::HEAD_LEN..ipv6::reply::UNREACHABLE_LEN];
-        assert!(is_whole(pseudo6(&out, message.len(), proto::ICMPV6), message));
+    for tail in [None, bytes(&frame[..end], ip.l4 + 8)] {
+        if ipv6::reply::port_unreachable(&mut out, &head, &ip, &l4, tail.as_ref()) {
+            let end = ipv6::reply::UNREACHABLE_LEN + tail.map_or(0, |_| reply::TAIL_LEN);
+            let message = &out[ipv6::HEAD_LEN..end];
+            assert!(is_whole(pseudo6(&out, message.len(), proto::ICMPV6), message));
+        }
+    }
+    if ip.proto == proto::SCTP {
+        sctp_packet(&frame[ip.l4..end]);
     }
     let at = ip.l4 + 8;
     if ip.proto == proto::ICMPV6
