@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, Xdp};
 use aya::{EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -11,7 +11,7 @@ use strake_abi::program::{CLASSIFIERS, SOCK_ADDR, SOCK_RELEASE, XDP_LB};
 use crate::harness::classifier;
 
 /// The kernel gives up at a million; programs that come near it stop loading with the next kernel.
-/// Older verifiers look at more (`from_pod`: 86,000 on 6.18, 134,000 on 5.10).
+/// Verifiers differ (`from_pod`: 204,000 on 6.18, 154,000 on 5.10).
 const MOST: u32 = 250_000;
 
 /// What the verifier looked at, where the kernel does not say so of a program that it took (before 5.16). It says so at
@@ -67,6 +67,7 @@ fn load(have_set_retval: u8) -> Result<()> {
     told(XDP_LB, program.load())?;
 
     println!("{:<16} {:>12} {:>10} {:>12}", "program", "verified", "bytes", "jited bytes");
+    let mut over = Vec::new();
     for (name, program) in bpf.programs() {
         let info = match program {
             Program::SchedClassifier(p) => p.info()?,
@@ -78,8 +79,11 @@ fn load(have_set_retval: u8) -> Result<()> {
         let verified = info.verified_instruction_count().map_or_else(|| verified_by_log(name), Ok)?;
         let translated = info.size_translated().unwrap_or(0);
         println!("{name:<16} {verified:>12} {translated:>10} {:>12}", info.size_jitted());
-        assert!(verified < MOST, "{name}: {verified} instructions verified");
+        if verified >= MOST {
+            over.push(name);
+        }
     }
+    ensure!(over.is_empty(), "more than {MOST} instructions verified: {}", over.join(", "));
     Ok(())
 }
 

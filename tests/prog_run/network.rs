@@ -64,6 +64,19 @@ fn a_node_port_with_a_remote_backend_goes_out_as_the_node() -> Result<()> {
     Ok(())
 }
 
+/// Ports are taken at random; of a range that is two thirds full, a free one is found.
+#[test]
+fn a_port_of_the_node_is_found_while_most_are_taken() -> Result<()> {
+    let mut kernel = node_port(&[backend(REMOTE, 8080, 0, 2)])?;
+    kernel.configure(|config| (config.snat_port_min, config.snat_port_max) = (61_000, 61_999))?;
+    for port in 0..667 {
+        let out = kernel.run("from_net", &tcp((OUTSIDE, 1000 + port), FRONT, SYN, &[]))?;
+        assert_eq!(out.verdict, REDIRECT, "connection {port}");
+    }
+    assert_eq!(kernel.dropped(DropReason::PortsExhausted)?, 0);
+    Ok(())
+}
+
 #[test]
 fn a_node_port_is_served_at_node_addresses_only() -> Result<()> {
     let mut kernel = node_port(&[backend(REMOTE, 8080, 0, 2)])?;

@@ -97,6 +97,21 @@ pub const fn timeout_s(config: &Config, protocol: u8, state: u8) -> u32 {
     }
 }
 
+/// Idle seconds after which the ports of a protocol's flows are for others, by state. Those of a closed flow are at once.
+#[inline(always)]
+pub const fn hold_s(config: &Config, protocol: u8, by_state: &mut [i64; 4]) {
+    by_state[FlowState::New as usize] = timeout_s(config, protocol, FlowState::New as u8) as i64;
+    by_state[FlowState::Established as usize] = timeout_s(config, protocol, FlowState::Established as u8) as i64;
+    by_state[FlowState::Closing as usize] = by_state[FlowState::New as usize];
+    by_state[FlowState::Closed as usize] = i64::MIN / 2;
+}
+
+/// Whether the ports of a row are for others. One comparison: the verifier comes by here with each port that is tried.
+#[inline(always)]
+pub const fn is_over(by_state: &[i64; 4], state: u8, last_seen_s: u32, now_s: u32) -> bool {
+    now_s as i64 - last_seen_s as i64 - by_state[(state & 3) as usize] >= 0
+}
+
 /// Whether a row still speaks for a packet with these flags (0 for protocols that have none).
 #[inline(always)]
 pub const fn is_live(config: &Config, protocol: u8, state: u8, last_seen_s: u32, now_s: u32, flags: u8) -> bool {
@@ -167,6 +182,26 @@ mod tests {
         assert!(live(FlowState::Closed, 9, 0) && !live(FlowState::Closed, 11, 0) && !live(FlowState::Closed, 1, SYN));
         assert!(live(FlowState::Closed, 1, FIN) && live(FlowState::Established, 209, SYN));
         assert!(!live(FlowState::Established, 211, 0) && !live(FlowState::New, 31, 0) && live(FlowState::Closing, 29, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn a_port_is_held_while_its_row_speaks_for_packets(
+            protocol in proptest::sample::select(&[proto::TCP, proto::UDP, proto::SCTP]),
+            state in 0u8..4,
+            last_s: u32,
+            now_s: u32,
+            timeouts in any::<[u32; 3]>(),
+        ) {
+            let config = Config {
+                tcp_timeout_s: timeouts[0].max(1), tcp_closing_timeout_s: timeouts[1].max(1),
+                udp_timeout_s: timeouts[2].max(1), ..Config::default()
+            };
+            let mut hold = [0; 4];
+            hold_s(&config, protocol, &mut hold);
+            let speaks = state != FlowState::Closed as u8 && is_live(&config, protocol, state, last_s, now_s, 0);
+            prop_assert_eq!(is_over(&hold, state, last_s, now_s), !speaks);
+        }
     }
 
     proptest! {

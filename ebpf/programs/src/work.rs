@@ -15,6 +15,8 @@ pub struct Work<A: Wire> {
     pub new: New<A>,
     /// The row of that flow's answers.
     pub reply: Conntrack<A>,
+    /// See [`strake_logic::flow::hold_s`].
+    pub hold_s: [i64; 4],
     /// The front of a packet that is built in place.
     pub frame: A::Frame,
     /// A transport header.
