@@ -33,5 +33,5 @@ pub use error::Error;
 pub use proxy::Listen;
 pub use run::run;
 pub use standalone::{Standalone, run as run_standalone};
-pub use strake_datapath::{MAX_ROWS, MEMORY_RATIO, memory};
+pub use strake_datapath::{MAX_ROWS, MEMORY_RATIO, Memory, memory};
 pub use strake_state::Sandboxes;

@@ -56,7 +56,8 @@ pub struct NodeArgs {
     /// random, or by maglev, the same on every node
     #[arg(long, default_value = "random", value_name = "random|maglev")]
     lb_algorithm: LbAlgorithm,
-    /// Part of the machine's memory for what is remembered of connections, sockets and clients in BPF maps
+    /// Part of the machine's memory for what is remembered of connections, sockets and clients in BPF maps; of a control
+    /// group's memory limit that the agent runs under, no more than a quarter
     #[arg(long, default_value_t = strake_agent::MEMORY_RATIO, value_name = "RATIO", value_parser = ratio)]
     map_memory_ratio: f64,
     /// Rows of the map of tracked connections, two each; what is remembered beside them follows in proportion [default: by

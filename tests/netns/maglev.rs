@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use strake_datapath::{Config, Datapath, LbAlgorithm, MapSizes, Origin, Question};
-use strake_tests::lab::{Lab, NODE_IP, OUTSIDE_IP};
+use strake_tests::lab::{Lab, LabPod, NODE_IP, OUTSIDE_IP};
 
 use crate::{VIP, alone, lab};
 
@@ -74,10 +74,8 @@ fn two_nodes_lead_a_client_to_the_same_pod() {
     assert_ne!(one, random);
 }
 
-#[test]
-fn without_room_for_a_table_a_service_is_served_and_a_warning_says_so() {
-    let _alone = alone();
-    let mut lab = lab();
+/// Two Services of two backends each, which have a table of 32 rows.
+fn two_with_tables(lab: &mut Lab) -> [LabPod; 2] {
     let pods = ["one", "two"].map(|name| lab.pod(name));
     for (service, port) in [("a", 30514), ("b", 30515)] {
         let extra = json!({"type": "NodePort", "ports": [{"port": 514, "protocol": "UDP", "nodePort": port}]});
@@ -85,8 +83,22 @@ fn without_room_for_a_table_a_service_is_served_and_a_warning_says_so() {
         lab.service(service, &vip, "UDP", 514, extra, &pods.each_ref().map(|pod| (pod.ip, 5514)));
         lab.annotate(service, &json!({"strake.io/lb-algorithm": "maglev"}));
     }
+    pods
+}
+
+fn room(datapath: &Datapath) -> (u64, u32) {
+    let maps = datapath.status().unwrap().maps;
+    maps.iter().find(|map| map.map == "MAGLEV").map(|map| (map.entries, map.capacity)).unwrap()
+}
+
+#[test]
+fn without_room_for_a_table_a_service_is_served_and_a_warning_says_so() {
+    let _alone = alone();
+    let mut lab = lab();
+    let pods = two_with_tables(&mut lab);
     let sizes = MapSizes { maglev: 40, ..MapSizes::default() };
-    let datapath = lab.start_with(Config { sizes, ..lab.config() });
+    // As large as may be.
+    let datapath = lab.start_with(Config { sizes, max_rows: 40, ..lab.config() });
     let _servers = pods.each_ref().map(|pod| lab.serve(pod, 5514));
     for port in ["30514", "30515"] {
         let answer = lab.outside(&["udp-from", "41000", &format!("{NODE_IP}:{port}")]).line();
@@ -96,8 +108,7 @@ fn without_room_for_a_table_a_service_is_served_and_a_warning_says_so() {
     let warnings = || status().warnings.into_iter().map(|w| format!("{} {}", w.object, w.message)).collect::<Vec<_>>();
     let without = "default/b no room in MAGLEV for the table of port 514/UDP: its backends are chosen at random";
     assert_eq!(warnings(), [without]);
-    let rows = || status().maps.iter().find(|map| map.map == "MAGLEV").map(|map| (map.entries, map.capacity)).unwrap();
-    assert_eq!(rows(), (32, 40));
+    assert_eq!(room(&datapath), (32, 40));
     // Its room becomes free: the other's table is made, without waiting for a grace period.
     lab.annotate("a", &json!({}));
     lab.apply();
@@ -105,4 +116,37 @@ fn without_room_for_a_table_a_service_is_served_and_a_warning_says_so() {
     assert_eq!(warnings(), [""; 0]);
     let trace = datapath.trace(&strake_state::ObjectName::new("default", "b")).unwrap();
     assert!(trace.frontends.iter().any(|f| f.outcome.contains("by Maglev")), "{trace}");
+}
+
+#[test]
+fn tables_get_more_room_when_services_need_it() {
+    let _alone = alone();
+    let mut lab = lab();
+    let pods = two_with_tables(&mut lab);
+    let sizes = MapSizes { maglev: 40, ..MapSizes::default() };
+    let config = Config { sizes, ..lab.config() };
+    let datapath = lab.start_with(config.clone());
+    let _servers = pods.each_ref().map(|pod| lab.serve(pod, 5514));
+    assert_eq!((room(&datapath), datapath.status().unwrap().warnings.len()), ((64, 128), 0));
+    let led = |lab: &Lab| {
+        let ask = |port: u32| lab.outside(&["udp-from", &(41_000 + port).to_string(), &format!("{NODE_IP}:30515")]);
+        (0..6).map(|i| ask(i * 7).line().split(' ').next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let before = led(&lab);
+    // A third and a fourth fill it, the fifth needs more again, and a restart keeps it all.
+    for number in 0..3 {
+        let port = 30_600 + number;
+        let extra = json!({"type": "NodePort", "ports": [{"port": 514, "protocol": "UDP", "nodePort": port}]});
+        let (name, vip) = (format!("more{number}"), format!("10.96.1.{number}"));
+        lab.service(&name, &vip, "UDP", 514, extra, &pods.each_ref().map(|pod| (pod.ip, 5514)));
+        lab.annotate(&name, &json!({"strake.io/lb-algorithm": "maglev"}));
+        lab.apply();
+    }
+    assert_eq!((room(&datapath), datapath.status().unwrap().warnings.len()), ((160, 256), 0));
+    assert_eq!(led(&lab), before);
+    drop(datapath);
+    lab.stop();
+    let datapath = lab.start_with(config);
+    assert_eq!(room(&datapath), (160, 256));
+    assert_eq!(led(&lab), before);
 }

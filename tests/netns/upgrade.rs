@@ -31,7 +31,7 @@ static OTHER: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"),
 const GROWN: [&str; 6] = [CONNTRACK, CONNTRACK_V6, SOCK_NAT, SOCK_NAT_V6, SERVICES, SERVICES_V6];
 
 /// The other version: its ABI is later than any, and it is not known here.
-fn other() -> Object {
+pub fn other() -> Object {
     let mut object = Object { bytes: &OTHER.0, abi_version: 900, ..Object::own() };
     for (name, layout) in &mut object.layouts {
         if GROWN.contains(&name.as_str()) {

@@ -1,12 +1,15 @@
 //! A client, two nodes, and a backend on the second: what the first sends on before its stack.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::time::Duration;
 
-use serde_json::json;
-use strake_datapath::{Attachment, Config, XdpAttached, XdpMode};
-use strake_tests::lan::{Lan, NODES, NODES6};
+use serde_json::{Value, json};
+use strake_datapath::{Attachment, Config, ConntrackFilter, Datapath, Origin, Question, XdpAttached, XdpMode, load};
+use strake_tests::lab::chain;
+use strake_tests::lan::{CLIENT, Lan, NODES, NODES6};
 
-use crate::alone;
+use crate::{alone, upgrade};
 
 const PORT: u16 = 30080;
 
@@ -118,4 +121,118 @@ fn an_uplink_with_another_xdp_program_is_left_to_it() {
     let status = lan.datapaths[0].status().unwrap();
     assert_eq!(status.xdp.mode, XdpAttached::Off);
     assert!(status.xdp.why.contains("another XDP program is attached"), "{}", status.xdp.why);
+}
+
+/// The program in the first node's driver.
+fn program(lan: &Lan) -> Option<u64> {
+    let shown: Value = serde_json::from_str(&lan.ip("n1", "-j -d link show dev up0")).unwrap();
+    shown[0]["xdp"]["prog"]["id"].as_u64()
+}
+
+/// A version whose rows look different takes over, and this one from it again, while the driver sends packets on.
+#[test]
+fn programs_and_their_maps_are_exchanged_under_the_driver() {
+    let _alone = alone();
+    let mut lan = lan(XdpMode::Native);
+    let _servers = lan.serve();
+    let mut running = Vec::new();
+    for front in fronts().map(|front| front.to_string()) {
+        for command in ["tcp-stream", "tcp-until", "udp-stream", "udp-until"] {
+            running.push((format!("{command} {front}"), lan.on_client(&[command, &front, "3"])));
+        }
+    }
+    for (what, helper) in &mut running {
+        assert_eq!(helper.line(), "begun", "{what}");
+    }
+    let dropped = upgrade::drops(&lan.datapaths[0]);
+    for round in 0..2 {
+        let (ours, before) = (program(&lan), lan.counted(0, "xdp_forwarded"));
+        lan.datapaths.clear();
+        let config = Config { xdp: XdpMode::Native, ..lan.config(0) };
+        lan.within("n1", || {
+            let mut loaded = load(&config, &upgrade::other()).unwrap_or_else(|error| panic!("{}", chain(&error)));
+            assert!(loaded.is_beside() && !loaded.waits());
+            loaded.take_over(None).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        });
+        let theirs = program(&lan);
+        assert!(theirs.is_some() && theirs != ours, "round {round}: {theirs:?} after {ours:?}");
+        std::thread::sleep(Duration::from_millis(300));
+        start(&mut lan, XdpMode::Native);
+        let status = lan.datapaths[0].status().unwrap();
+        let found = status.attached.iter().find(|a| a.program == "xdp_lb-native").unwrap();
+        assert_eq!((status.xdp.mode, found.how), (XdpAttached::Native, Attachment::Replaced), "round {round}");
+        assert!(program(&lan).is_some_and(|id| Some(id) != theirs), "round {round}");
+        // Both versions' programs have sent on.
+        let forwarded = lan.counted(0, "xdp_forwarded") - before;
+        assert!(forwarded > 100, "round {round}: {forwarded}");
+    }
+    for (what, helper) in running {
+        let said = helper.finish();
+        assert!(said.contains(" failed 0") && !said.contains("done 0"), "{what}: {said}");
+    }
+    assert_eq!(upgrade::drops(&lan.datapaths[0]), dropped);
+    calls_are_answered(&lan);
+}
+
+#[test]
+fn cleanup_takes_the_program_out_of_the_driver() {
+    let _alone = alone();
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let mut lan = lan(mode);
+        assert!(program(&lan).is_some(), "{mode:?}");
+        lan.datapaths.clear();
+        assert!(program(&lan).is_some(), "{mode:?}: it stays when its agent stops");
+        let root = lan.config(0).bpf_root;
+        let removed = lan.within("n1", || Datapath::cleanup(&root, &["up0"])).unwrap();
+        assert!(removed.iter().any(|pin| pin.ends_with(format!("links/xdp_lb-{}", mode.as_str()))), "{removed:?}");
+        assert_eq!(program(&lan), None, "{mode:?}");
+        assert!(!root.exists());
+    }
+}
+
+/// What is told of a connection from outside names the hook that does it.
+#[test]
+fn a_flow_is_told_with_the_hook_that_sends_it_on() {
+    let _alone = alone();
+    let mut lan = lan(XdpMode::Native);
+    let ask = |lan: &Lan, node: usize, source_port: Option<u16>| {
+        let to = (NODES[node], PORT).into();
+        let question = Question { origin: Origin::Outside(CLIENT.into()), source_port, to, protocol: 6 };
+        let told = lan.datapaths[node].explain(&question).unwrap();
+        let hooks: Vec<String> = told.steps.iter().map(|step| step.hook.clone()).collect();
+        (hooks, told)
+    };
+    // From the first node to the second, and on the second to its own Pod.
+    let (hooks, told) = ask(&lan, 0, None);
+    assert_eq!(hooks, ["xdp_lb (up0, native)"], "{told}");
+    assert!(told.steps[0].result.contains("sent on before the stack"), "{told}");
+    assert!(told.source.as_ref().unwrap().starts_with(&NODES[0].to_string()), "{told}");
+    let (hooks, told) = ask(&lan, 1, None);
+    assert_eq!(hooks, ["xdp_lb (up0, native)", "from_net (up0)"], "{told}");
+    assert!(!told.steps[0].result.contains("before the stack"), "{told}");
+    assert_eq!(told.source, Some(CLIENT.to_string()), "{told}");
+    // One that exists.
+    let _servers = lan.serve();
+    let mut clients = NODES.map(|node| lan.on_client(&["tcp-long", &format!("{node}:{PORT}")]));
+    for (node, hook) in [(0, "xdp_lb (up0, native)"), (1, "from_net (up0)")] {
+        assert_eq!(clients[node].line(), "connected");
+        clients[node].ask("");
+        let (mut port, front) = (None, Some((NODES[node], PORT).into()));
+        let all = lan.datapaths[node].connections().unwrap();
+        let listed = all.list(&ConntrackFilter::default(), |connection| {
+            if connection.frontend == front {
+                port = Some(connection.source.port);
+            }
+            ControlFlow::Continue(())
+        });
+        listed.unwrap();
+        assert!(port.is_some());
+        let (hooks, told) = ask(&lan, node, port);
+        assert_eq!(hooks, [hook], "{told}");
+    }
+    // Without the driver's hook it is the stack's.
+    start(&mut lan, XdpMode::Off);
+    let (hooks, told) = ask(&lan, 0, None);
+    assert_eq!(hooks, ["from_net (up0)"], "{told}");
+    assert!(!told.to_string().contains("xdp_lb"), "{told}");
 }

@@ -79,6 +79,8 @@ struct Inner {
     last_error: Option<String>,
     evictions: Evictions,
     said: [Said; 2],
+    /// Until that failed once.
+    tables_grow: bool,
 }
 
 impl Datapath {
@@ -147,6 +149,7 @@ impl Datapath {
             last_error: None,
             evictions: Evictions::default(),
             said: Default::default(),
+            tables_grow: true,
         };
         // From here on it is this agent's.
         inner.connections()?;
@@ -234,8 +237,12 @@ impl Datapath {
 
     /// What one connection would meet, hook by hook, by what the maps hold now.
     pub fn explain(&self, question: &Question) -> Result<Explanation, ExplainError> {
-        let features = self.features();
+        let (features, xdp) = {
+            let inner = &*self.inner.lock();
+            (inner.loaded.features.clone(), inner.xdp.mode)
+        };
         let host = Host {
+            xdp,
             set_retval: features.set_retval,
             netns_cookie: features.netns_cookie,
             uplink: self.config.uplink.clone(),
@@ -421,7 +428,7 @@ impl Inner {
             }
             proposed => proposed,
         };
-        let proposal = match proposal {
+        let mut proposal = match proposal {
             Err(error) => match self.larger(&error, config) {
                 Some(sizes) => {
                     self.grow(sizes, config)?;
@@ -431,6 +438,18 @@ impl Inner {
             },
             proposed => proposed,
         };
+        if let Ok(proposed) = &proposal
+            && let Some(sizes) = self.room_for_tables(proposed, config)
+        {
+            match self.grow(sizes, config) {
+                Ok(()) => proposal = self.planner.propose(world, started),
+                // Those Services are served all the same, at random. It would be no other with the next snapshot.
+                Err(error) => {
+                    self.tables_grow = false;
+                    warn!(error = display_chain(&error), rows = sizes.maglev, "{MAGLEV} cannot be made larger");
+                }
+            }
+        }
         let proposal = proposal.inspect_err(|error| {
             if let PlanError::Refused { generation, violations } = error {
                 violations.iter().for_each(|violation| warn!(%violation, generation, "invariant broken"));
@@ -488,6 +507,14 @@ impl Inner {
         }
     }
 
+    /// The sizes with which more Maglev tables find room, if some found none and if that may be had.
+    fn room_for_tables(&self, proposal: &Proposal, config: &Config) -> Option<MapSizes> {
+        if !self.tables_grow || self.loaded.is_beside() {
+            return None;
+        }
+        self.maps.sizes(config.sizes).with_tables_for(proposal.plan.table_rows_lacking(), config.max_rows)
+    }
+
     /// Makes maps larger while they are in use: larger ones beside them, the same rows in them, and the programs exchanged
     /// for such as use those, as in an upgrade.
     fn grow(&mut self, sizes: MapSizes, config: &Config) -> Result<(), Error> {
@@ -511,6 +538,7 @@ impl Inner {
             services_v6 = sizes.services_v6,
             backends = sizes.backends,
             names = sizes.dns_names,
+            tables = sizes.maglev,
             "maps made larger"
         );
         Ok(())

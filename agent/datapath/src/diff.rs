@@ -255,7 +255,7 @@ impl Next {
             Some(table) => table,
             None => {
                 let Ok(base) = self.table_allocator.take(tables::rows(size)) else {
-                    plan.without_table.push(set.owner.clone());
+                    plan.without_table.push((set.owner.clone(), tables::rows(size)));
                     return;
                 };
                 plan.tables.push((base, tables::make(&self.slices[&slice], size)));

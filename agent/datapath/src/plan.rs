@@ -43,8 +43,9 @@ pub struct Plan {
     pub sources_removed: Vec<SourceRange>,
     pub retired: Vec<Extent>,
     pub tables_retired: Vec<Extent>,
-    /// Owners of sets whose table found no room: they choose at random until there is some. No write.
-    pub without_table: Vec<Box<str>>,
+    /// Owners of sets whose table found no room, and the rows it would have: they choose at random until there is some. No
+    /// write.
+    pub without_table: Vec<(Box<str>, u32)>,
 }
 
 impl Plan {
@@ -66,6 +67,11 @@ impl Plan {
             + self.services_removed.len()
             + self.members_removed.len()
             + self.sources_removed.len()
+    }
+
+    /// Rows of the tables that found no room.
+    pub fn table_rows_lacking(&self) -> u32 {
+        self.without_table.iter().fold(0, |sum, (_, rows)| sum.saturating_add(*rows))
     }
 }
 

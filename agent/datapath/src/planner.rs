@@ -51,7 +51,7 @@ pub(crate) struct Last {
 
 impl Last {
     fn of(desired: &Desired, plan: &Plan) -> Self {
-        let no_table = plan.without_table.iter().map(|owner| {
+        let no_table = plan.without_table.iter().map(|(owner, _)| {
             let (object, port) = owner.split_once(':').unwrap_or((owner, ""));
             let message =
                 format!("no room in {MAGLEV} for the table of port {port}: its backends are chosen at random");

@@ -2,11 +2,10 @@
 //!
 //! May not know: what is in them.
 
-use std::io;
-
 use strake_abi::{dns, endpoint, service};
 
 use crate::check::Violation;
+use crate::memory::Memory;
 use crate::slices::NoRoom;
 
 /// Part of the memory for what programs remember of flows, sockets and clients.
@@ -15,6 +14,9 @@ pub const MEMORY_RATIO: f64 = 0.0025;
 pub const MAX_ROWS: u32 = 1 << 22;
 /// How far from the usual sizes memory may lead: 16,384 rows of `CONNTRACK` on small machines, 2 million on large ones.
 const SCALE: (f64, f64) = (0.125, 16.0);
+/// Part of what the agent's control group is limited to, at most: the rest is for the agent, and for maps that follow the
+/// cluster.
+const LIMIT_RATIO: f64 = 0.25;
 /// What the kernel keeps beside the key and the value of an entry: its bucket, its lists.
 const OVERHEAD: u64 = 72;
 
@@ -58,7 +60,7 @@ impl Default for MapSizes {
             affinity: 65_536,
             affinity_v6: 16_384,
             source_ranges: 65_536,
-            // 2 MiB, taken at once: tables for 1,024 Service ports of up to 10 backends.
+            // 2 MiB, taken at once: tables for 1,024 Service ports of up to 10 backends. More is made when it is needed.
             maglev: 32_768,
             sock_flows: 65_536,
             sock_nat: 65_536,
@@ -77,11 +79,13 @@ impl Default for MapSizes {
 }
 
 impl MapSizes {
-    /// For a machine with this much memory, `ratio` of which is for what programs remember. Maps that the agent fills have
-    /// their usual room, and are made larger when they need it.
-    pub fn for_memory(bytes: u64, ratio: f64) -> Self {
+    /// For a machine with this much memory, `ratio` of which is for what programs remember, but no more than a quarter of
+    /// what the agent is limited to. Maps that the agent fills have their usual room, and are made larger when they need it.
+    pub fn for_memory(memory: Memory, ratio: f64) -> Self {
         let usual = Self::default();
-        usual.scaled((bytes as f64 * ratio / usual.remembered_bytes() as f64).clamp(SCALE.0, SCALE.1))
+        let limited = memory.limit.map_or(f64::INFINITY, |limit| limit as f64 * LIMIT_RATIO);
+        let bytes = (memory.machine as f64 * ratio).min(limited);
+        usual.scaled((bytes / usual.remembered_bytes() as f64).clamp(SCALE.0, SCALE.1))
     }
 
     /// With so many rows of `CONNTRACK`, which has two a connection, and everything else that programs remember in
@@ -146,22 +150,17 @@ impl MapSizes {
         Some(self)
     }
 
+    /// The sizes with which tables of so many rows find room in `MAGLEV`, as far as `max` goes. None if there is no more.
+    pub(crate) fn with_tables_for(self, rows: u32, max: u32) -> Option<Self> {
+        let maglev = self.maglev.saturating_add(rows).checked_next_power_of_two().unwrap_or(max).min(max);
+        (rows > 0 && maglev > self.maglev).then_some(Self { maglev, ..self })
+    }
+
     /// The sizes with which a slice finds room in `BACKENDS`. None if that needs more than `max`.
     pub(crate) fn with_slots_for(self, no_room: &NoRoom, max: u32) -> Option<Self> {
         let backends = self.backends.checked_add(no_room.needed)?.checked_next_power_of_two()?.min(max);
         (backends > self.backends && backends - self.backends >= no_room.needed).then_some(Self { backends, ..self })
     }
-}
-
-/// The machine's memory in bytes.
-pub fn memory() -> io::Result<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-    total(&meminfo).ok_or_else(|| io::Error::other("/proc/meminfo says no MemTotal"))
-}
-
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -172,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_programs_remember_follows_memory_between_bounds() {
-        let at = |gib: u64| MapSizes::for_memory(gib * GIB, MEMORY_RATIO);
+        let at = |gib: u64| MapSizes::for_memory(Memory { machine: gib * GIB, limit: None }, MEMORY_RATIO);
         for gib in [4, 8, 16, 32, 64] {
             let share = at(gib).remembered_bytes() as f64 / (gib * GIB) as f64;
             assert!((0.9 * MEMORY_RATIO..1.2 * MEMORY_RATIO).contains(&share), "{share} of {gib} GiB");
@@ -181,6 +180,16 @@ mod tests {
         assert_eq!(at(4096).conntrack, 2_097_152);
         assert_eq!(at(64).services, MapSizes::default().services, "that follows need");
         assert!(at(64).affinity > at(8).affinity);
+    }
+
+    #[test]
+    fn a_limit_of_the_agents_own_bounds_it() {
+        let at = |limit| MapSizes::for_memory(Memory { machine: 256 * GIB, limit }, MEMORY_RATIO).remembered_bytes();
+        let free = at(None);
+        assert_eq!(at(Some(128 * GIB)), free);
+        let small = at(Some(GIB / 2));
+        assert!(free > GIB / 2 && small < GIB / 7 && small > GIB / 9, "{free} {small}");
+        assert_eq!(at(Some(1 << 20)), at(Some(0)), "and never less than the least");
     }
 
     #[test]
@@ -202,12 +211,8 @@ mod tests {
         let no_room = NoRoom { needed: 10, longest: 9, free: 20, retired: 0 };
         assert_eq!(usual.with_slots_for(&no_room, MAX_ROWS).unwrap().backends, 524_288);
         assert_eq!(usual.with_slots_for(&no_room, usual.backends + 9), None);
-    }
-
-    #[test]
-    fn memory_is_read_as_the_kernel_tells_it() {
-        assert_eq!(total("MemTotal:       24622508 kB\nMemFree:  1 kB\n"), Some(24_622_508 * 1024));
-        assert_eq!(total("MemFree:  1 kB\n"), None);
-        assert!(memory().unwrap() > 1 << 20);
+        assert_eq!(usual.with_tables_for(32, MAX_ROWS).unwrap().maglev, 65_536);
+        assert_eq!(usual.with_tables_for(1 << 31, MAX_ROWS).unwrap().maglev, MAX_ROWS);
+        assert_eq!((usual.with_tables_for(32, usual.maglev), usual.with_tables_for(0, MAX_ROWS)), (None, None));
     }
 }

@@ -22,6 +22,7 @@ use strake_state::{Kind, ObjectName, Sandboxes, SourceState};
 use crate::conntrack::protocol_name;
 use crate::maps::MapsError;
 use crate::names::Who;
+use crate::xdp::XdpAttached;
 use lookup::Lookups;
 
 /// Where a connection comes from.
@@ -148,6 +149,8 @@ pub struct Host {
     pub netns_cookie: bool,
     /// Name of the uplink, if there is one.
     pub uplink: Option<String>,
+    /// Whether `xdp_lb` is there, in front of `from_net`.
+    pub xdp: XdpAttached,
     /// What the socket hooks are attached to.
     pub sockets: String,
     pub sandboxes: Sandboxes,

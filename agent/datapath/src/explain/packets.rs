@@ -5,10 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use strake_abi::addr::Port;
 use strake_abi::config::{DIRECT, DNS, MASQUERADE};
-use strake_abi::conntrack::{BORDER_NET, BORDER_POD, CT_HAIRPIN, DIRECTION_REPLY};
+use strake_abi::conntrack::{
+    BORDER_NET, BORDER_POD, CONNTRACK, CONNTRACK_V6, CT_HAIRPIN, CT_REDIRECT, DIRECTION_REPLY,
+};
 use strake_abi::dns::DNS_NAMES;
 use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, ENDPOINTS_IP_V6};
 use strake_abi::flow::DropReason;
+use strake_abi::program::XDP_LB;
 use strake_abi::proto;
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, Service, ServiceKey6};
 use strake_logic::maglev::Flow;
@@ -18,6 +21,11 @@ use super::{Candidate, Client, End, Fate, Lookup, Walk};
 use crate::conntrack::rows::Side;
 use crate::maps::MapsError;
 use crate::names::Who;
+use crate::xdp::XdpAttached;
+
+/// What the driver's hook does with a flow for another node.
+const NEXT_HOP: &str = "; sent on before the stack, or by from_net while the next hop's address is not known or the packet \
+                        is not plain";
 
 fn is_icmp(protocol: u8) -> bool {
     matches!(protocol, proto::ICMP | proto::ICMPV6)
@@ -162,7 +170,11 @@ impl Walk<'_> {
             Candidate { address: destination, id: row.backend_id, local: self.is_here(destination.ip())?, who };
         let why = if source.ip() == self.source() { "as it began" } else { "translated when the connection began" };
         let own = source.ip() == self.source();
-        let delivered = if hook == "from_net" { None } else { self.deliver(std::slice::from_ref(&candidate))?.source };
+        let delivered = if matches!(self.client, Client::Outside { .. }) {
+            None
+        } else {
+            self.deliver(std::slice::from_ref(&candidate))?.source
+        };
         let source = delivered.filter(|_| own).unwrap_or_else(|| (source.to_string(), why.into()));
         let outcome = format!("the connection exists and goes on to {destination}");
         let backends = if row.backend_id == 0 { Vec::new() } else { vec![candidate] };
@@ -324,8 +336,8 @@ impl Walk<'_> {
 
     /// What comes in by the uplink.
     pub fn from_net(&mut self) -> Result<End, MapsError> {
-        let hook = match &self.host.uplink {
-            Some(uplink) => format!("from_net ({uplink})"),
+        let (hook, driver) = match &self.host.uplink {
+            Some(uplink) => (format!("from_net ({uplink})"), format!("{XDP_LB} ({uplink}, {})", self.host.xdp)),
             None => {
                 self.step(
                     "routing",
@@ -340,7 +352,9 @@ impl Walk<'_> {
         let sees = self.sees();
         let mut told = Vec::new();
         if let Some(row) = self.existing(BORDER_NET, &mut told)? {
-            return self.goes_on("from_net", sees, told, &row);
+            // Rows of either hook are the other's too.
+            let hook = if self.passes_driver(&row) { driver } else { hook };
+            return self.goes_on(&hook, sees, told, &row);
         }
         let found =
             if is_icmp(protocol) { None } else { self.lookups.find(to, protocol, SCOPE_EXTERNAL, &mut told)? };
@@ -379,13 +393,32 @@ impl Walk<'_> {
             [one] => format!("sent to {}, {}; source {source}", one.address, choice.how),
             many => format!("sent to one of {} backends, {}; source {source}", many.len(), choice.how),
         };
-        self.step(&hook, sees, told, result);
+        if self.host.xdp == XdpAttached::Off {
+            self.step(&hook, sees, told, result);
+        } else {
+            // The driver chooses for all; what it chose for this node is in the flow's row when the stack comes to it.
+            let goes = if none_local { NEXT_HOP } else { "" };
+            self.step(&driver, sees, told, format!("{result}{goes}"));
+            if !none_local {
+                let place =
+                    if all_local { "" } else { "a backend of another node: sent on before the stack; one of this: " };
+                let entry = format!("{}[the flow]", if to.is_ipv4() { CONNTRACK } else { CONNTRACK_V6 });
+                let row = Lookup { entry, value: Some(format!("what {XDP_LB} chose")) };
+                let sees = self.sees();
+                self.step(&hook, sees, vec![row], format!("{place}handed on to it, as its row says"));
+            }
+        }
         let outcome = match &choice.backends[..] {
             [one] => format!("{to} is {}: {}", one.address, choice.how),
             many => format!("{to} is one of {} backends: {}", many.len(), choice.how),
         };
         let end = End::forwarded(outcome, Some((source, why)));
         Ok(End { service: Some(choice.service), backends: choice.backends, ..end })
+    }
+
+    /// Whether a packet of that flow is sent on before the stack.
+    fn passes_driver(&self, row: &Side) -> bool {
+        self.host.xdp != XdpAttached::Off && row.flags & CT_REDIRECT != 0
     }
 
     fn as_it_came(&self) -> (String, String) {
