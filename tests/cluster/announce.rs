@@ -169,11 +169,26 @@ fn a_load_balancer_address_is_given_announced_and_moves_with_its_node() {
     }
     println!("taken over after {after:?}");
 
+    let nobody = |why: &str| {
+        eventually(&format!("{why}: nobody answers any more, and no Lease is left"), || {
+            let lease = cluster.kubectl(&["get", "lease", "-n", "kube-system", LEASE]);
+            let found = neighbour(&cluster, &first);
+            if !lease.ok() && !found.contains("lladdr") { Ok(()) } else { Err(format!("{found} {lease}")) }
+        });
+    };
+    // A Service that is no load balancer any more has none, and gets one anew when it is one again.
+    let patch = |spec: &str| cluster.kubectl(&["patch", "service", "lb", "-p", spec]).text().to_owned();
+    patch(r#"{"spec":{"type":"ClusterIP","externalTrafficPolicy":null,"healthCheckNodePort":null}}"#);
+    nobody("it lost its type");
+    patch(r#"{"spec":{"type":"LoadBalancer"}}"#);
+    given("lb", &first);
+    held_by(&cluster, &node1.name);
+    eventually("the client reaches it as before", || {
+        let answer = curl(&url);
+        if answer.ok() { Ok(()) } else { Err(answer.to_string()) }
+    });
+
     // Gone is gone.
     cluster.kubectl(&["delete", "service", "lb"]).text();
-    eventually("nobody answers any more, and no Lease is left", || {
-        let lease = cluster.kubectl(&["get", "lease", "-n", "kube-system", LEASE]);
-        let found = neighbour(&cluster, &first);
-        if !lease.ok() && !found.contains("lladdr") { Ok(()) } else { Err(format!("{found} {lease}")) }
-    });
+    nobody("it is deleted");
 }

@@ -140,7 +140,7 @@ pub async fn run(setup: Setup, mut worlds: watch::Receiver<Arc<World>>, token: C
             () = token.cancelled() => break,
             changed = worlds.changed() => if changed.is_err() { break },
             Some(ended) = all.tasks.join_next() => match ended {
-                Ok(service) => { all.contests.remove(&service); }
+                Ok(service) => all.ended(service),
                 Err(error) => return Err(Error::Part(format!("announcing a Service panicked: {error}"))),
             },
             event = events.next() => {
@@ -204,6 +204,15 @@ impl All {
                 None if !now.addresses.is_empty() => self.begin(name, now, Observed::nothing(Instant::now())),
                 None => {}
             }
+        }
+    }
+
+    /// A contest found its Service and its Lease gone. The Service may be back since.
+    fn ended(&mut self, service: ObjectName) {
+        self.contests.remove(&service);
+        let now = stand(&self.shared.worlds.borrow(), &service, self.whose);
+        if !now.addresses.is_empty() && !self.token.is_cancelled() {
+            self.begin(service, now, Observed::nothing(Instant::now()));
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Stand {
     pub addresses: Vec<IpAddr>,
     /// This node may be the one.
     pub may: bool,
-    /// The Service is not there (and not: not there yet).
+    /// The Service is not there (and not: not there yet), or is no load balancer any more: its Lease is of no use.
     pub gone: bool,
 }
 
@@ -33,8 +33,10 @@ pub fn stand(world: &World, name: &ObjectName, whose: Whose) -> Stand {
     let Some(service) = world.services.get(name) else {
         return Stand { gone: world.synced, ..Stand::default() };
     };
-    let announced = service.service_type == ServiceType::LoadBalancer
-        && !service.other_proxy
+    if service.service_type != ServiceType::LoadBalancer {
+        return Stand { gone: world.synced, ..Stand::default() };
+    }
+    let announced = !service.other_proxy
         && match service.lb_owner {
             LbOwner::Ours => true,
             LbOwner::Unclaimed => whose == Whose::Everyones,
@@ -167,7 +169,11 @@ mod tests {
         assert_eq!(seen(unmarked, Whose::Everyones).addresses, [address]);
         let foreign = json!({"spec": {"loadBalancerClass": "example.com/lb"}});
         assert_eq!(seen(foreign, Whose::Everyones), Stand::default());
-        assert_eq!(seen(json!({"spec": {"type": "ClusterIP"}}), Whose::Everyones), Stand::default());
+        let no_more = seen(json!({"spec": {"type": "ClusterIP"}}), Whose::Everyones);
+        assert_eq!(no_more, Stand { gone: true, ..Stand::default() });
+        let mut unknown = world(json!({"spec": {"type": "NodePort"}}), &[]);
+        unknown.synced = false;
+        assert!(!stand(&unknown, &name(), Whose::Ours).gone);
         let gone = stand(&world(json!({}), &[]), &ObjectName::new("default", "other"), Whose::Ours);
         assert!(gone.gone && gone.addresses.is_empty());
     }
