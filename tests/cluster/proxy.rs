@@ -172,6 +172,16 @@ impl<'a> Proxy<'a> {
     }
 
     fn start_with(cluster: &'a Cluster, room: &'a Room, kubeconfig: &Path, node_ip: IpAddr) -> Self {
+        Self::start_and(cluster, room, kubeconfig, node_ip, &[])
+    }
+
+    fn start_and(
+        cluster: &'a Cluster,
+        room: &'a Room,
+        kubeconfig: &Path,
+        node_ip: IpAddr,
+        more: &[(&'static str, &str)],
+    ) -> Self {
         let args = [
             ("components", "proxy".to_owned()),
             ("kubeconfig", kubeconfig.display().to_string()),
@@ -182,8 +192,9 @@ impl<'a> Proxy<'a> {
             ("bpf-root", bpf_root(room)),
             ("data-dir", data_dir(room).display().to_string()),
         ];
+        let more = more.iter().map(|(flag, value)| (*flag, (*value).to_owned()));
         let mut words = vec!["agent".to_owned()];
-        words.extend(args.into_iter().map(|(flag, value)| format!("--{flag}={value}")));
+        words.extend(args.into_iter().chain(more).map(|(flag, value)| format!("--{flag}={value}")));
         let process = room.spawn(&strake().display().to_string(), &words, &log(room)).unwrap();
         Self { cluster, room, process }
     }
@@ -335,12 +346,27 @@ fn a_proxy_with_kube_proxys_rights_serves_somebody_elses_cluster() {
 
     proxy.stop();
     assert_eq!(from_node("web").0, "200", "a stopped proxy's Services are answered");
+    // The next has a program in the uplink's driver, which stays with the rest of it until all is removed.
+    let uplink = || {
+        let mut shown = room.command("ip");
+        shown.args(["-d", "link", "show", "dev", "eth0"]);
+        run(shown)
+    };
+    assert!(!uplink().text().contains("prog/xdp"), "{}", uplink());
+    let proxy = Proxy::start_and(&cluster, room, &kubeconfig(&cluster), room.ip.into(), &[("xdp", "native")]);
+    proxy.healthy();
+    eventually("the driver has a program", || {
+        if uplink().text().contains("prog/xdp") { Ok(()) } else { Err(format!("{}\n{}", uplink(), proxy.log())) }
+    });
+    proxy.stop();
+    assert!(uplink().text().contains("prog/xdp"), "{}", uplink());
     let mut cleanup = room.command(&strake().display().to_string());
     cleanup.args(["agent", "cleanup", "--uplink", "eth0", "--bpf-root", &bpf_root(room)]);
     let removed = run(cleanup);
-    for pin in ["links: from_net", " sock_connect4", "maps: AFFINITY", " SERVICES"] {
+    for pin in ["links: from_net", " sock_connect4", " xdp_lb-native", "maps: AFFINITY", " SERVICES"] {
         assert!(removed.text().contains(pin), "{removed}");
     }
+    assert!(!uplink().text().contains("prog/xdp"), "{}", uplink());
     let mut look = room.command("find");
     look.arg(bpf_root(room));
     assert!(run(look).refusal().contains("No such file"), "pins are left");
