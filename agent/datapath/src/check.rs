@@ -17,7 +17,7 @@ use crate::hash::{HashMap, HashSet};
 use crate::sizes::MapSizes;
 
 /// Longest ClientIP affinity the API allows, in seconds.
-const AFFINITY_MAX_S: u32 = 86_400;
+pub(crate) const AFFINITY_MAX_S: u32 = 86_400;
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -208,13 +208,10 @@ fn sources(desired: &Desired, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Whether a packet to the address can leave this machine by routes alone.
-fn is_reachable(ip: IpAddr) -> bool {
+/// Whether a packet to the address can leave this machine by routes alone. (240.0.0.0/4 is some clusters' Pod range.)
+pub(crate) fn is_reachable(ip: IpAddr) -> bool {
     match ip {
-        IpAddr::V4(ip) => {
-            let first = ip.octets()[0];
-            first != 0 && first != 127 && first < 224
-        }
+        IpAddr::V4(ip) => ip.octets()[0] != 0 && !ip.is_loopback() && !ip.is_multicast() && !ip.is_broadcast(),
         IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local()),
     }
 }

@@ -8,6 +8,7 @@ use strake_state::{Endpoint, Service, ServicePort, World};
 
 use super::topology::Preference;
 use super::{Family, NodeView};
+use crate::check::is_reachable;
 use crate::desired::Target;
 use crate::hash::HashMap;
 
@@ -108,16 +109,12 @@ fn condition(endpoint: &Endpoint) -> Option<Condition> {
     }
 }
 
-/// Whether the address can be an endpoint's at all (the API server has refused others).
-fn is_endpoint(ip: IpAddr) -> bool {
-    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
-        return false;
-    }
-    match ip {
-        IpAddr::V4(ip) => !ip.is_broadcast(),
-        // A mapped one is IPv4 in disguise: on the wire it would be a packet of the other family.
-        IpAddr::V6(ip) => !ip.is_unicast_link_local() && ip.to_ipv4_mapped().is_none(),
-    }
+/// Whether the address can be an endpoint's at all. The API server takes more (0.1.2.3, say), and one such endpoint must not
+/// keep a whole snapshot from being programmed.
+pub(super) fn is_endpoint(ip: IpAddr) -> bool {
+    // A mapped one is IPv4 in disguise: on the wire it would be a packet of the other family.
+    let disguised = matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    is_reachable(ip) && !disguised
 }
 
 fn flags(node: &NodeView, ip: IpAddr, on_this_node: bool) -> u8 {

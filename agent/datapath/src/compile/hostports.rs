@@ -9,6 +9,7 @@ use strake_abi::addr::Port;
 use strake_abi::service::{BACKEND_LOCAL, SCOPE_EXTERNAL, SCOPE_INTERNAL, ServiceKey6};
 use strake_state::{HostPort, OptOut, Pod};
 
+use super::endpoints::is_endpoint;
 use super::{Compiler, Family, FrontendKind};
 use crate::desired::{Frontend, Set, ShowKey, Target};
 
@@ -23,6 +24,9 @@ impl Compiler<'_> {
         let pods: Vec<&Pod> = world.pods.values().map(|pod| &**pod).filter(here).collect();
         for pod in pods {
             for port in &pod.host_ports {
+                if port.container_port == 0 {
+                    continue;
+                }
                 for family in Family::ALL {
                     self.host_port(pod, port, family);
                 }
@@ -49,7 +53,7 @@ impl Compiler<'_> {
     }
 
     fn host_port(&mut self, pod: &Pod, port: &HostPort, family: Family) {
-        let Some(ip) = pod.ips.iter().find(|ip| Family::of(ip) == family) else { return };
+        let Some(ip) = pod.ips.iter().find(|ip| Family::of(ip) == family && is_endpoint(**ip)) else { return };
         let addresses = self.addresses(port, family);
         if addresses.is_empty() {
             return;
@@ -85,7 +89,11 @@ impl Compiler<'_> {
     fn addresses(&self, port: &HostPort, family: Family) -> Vec<IpAddr> {
         let own = |ip: &IpAddr| Family::of(ip) == family;
         match port.host_ip.filter(|ip| !ip.is_unspecified()) {
-            Some(ip) => Some(ip).filter(own).into_iter().collect(),
+            Some(ip) => {
+                let disguised = matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+                let dns = matches!(ip, IpAddr::V4(ip) if self.config.is_dns(ip));
+                Some(ip).filter(|ip| own(ip) && !disguised && !dns).into_iter().collect()
+            }
             None => {
                 let loopback = match family {
                     Family::V4 => IpAddr::from(Ipv4Addr::LOCALHOST),

@@ -34,6 +34,7 @@ use strake_abi::addr::{Addr6, Port};
 use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey6};
 use strake_state::{LB_ALGORITHM, ObjectName, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
 
+use crate::check::AFFINITY_MAX_S;
 use crate::config::{Config, LbAlgorithm};
 use crate::desired::{Desired, Frontend, Set, Warning};
 use crate::hash::HashMap;
@@ -168,7 +169,7 @@ impl Compiler<'_> {
             return;
         }
         let object: Box<str> = service.name.to_string().into();
-        let first_ip = service.cluster_ips.iter().find_map(v4);
+        let first_ip = service.cluster_ips.iter().filter(|ip| endpoints::is_endpoint(**ip)).find_map(v4);
         let mut first_set = None;
         // The DNS server's own address is answered at from_pod or by the agent, never load-balanced.
         let is_dns = service.cluster_ips.iter().filter_map(v4).any(|ip| self.config.is_dns(ip));
@@ -176,8 +177,9 @@ impl Compiler<'_> {
             self.warn(&object, "is the cluster DNS, which answers at its IPv4 address only".into());
         }
         if !is_dns && !service.other_proxy && self.config.services {
-            self.desired.cluster_ips.extend(service.cluster_ips.iter().copied().map(Addr6::from));
-            self.warn_of_families(&object, service);
+            let ips = service.cluster_ips.iter().copied().filter(|ip| endpoints::is_endpoint(*ip));
+            self.desired.cluster_ips.extend(ips.map(Addr6::from));
+            self.warn_of_addresses(&object, service);
             let algorithm = self.algorithm(&object, service);
             let sources = Family::ALL.map(|family| self.sources(&object, service, family));
             for port in &service.ports {
@@ -203,9 +205,12 @@ impl Compiler<'_> {
         }
     }
 
-    /// Addresses of a family that the Service does not have.
-    fn warn_of_families(&mut self, object: &str, service: &Service) {
+    /// Addresses of a family that the Service does not have, or that no packet has.
+    fn warn_of_addresses(&mut self, object: &str, service: &Service) {
         let outside = || service.external_ips.iter().chain(&service.load_balancer_ips);
+        for ip in service.cluster_ips.iter().chain(outside()).filter(|ip| !endpoints::is_endpoint(**ip)) {
+            self.warn(object, format!("{ip} is no address that a packet can be sent to, and is not served"));
+        }
         for ip in outside().filter(|ip| !Family::of(ip).serves(service)) {
             self.warn(object, format!("{ip} is of another family than its ClusterIPs, and is not served"));
         }
@@ -213,7 +218,7 @@ impl Compiler<'_> {
 
     fn port(&mut self, object: &str, sets: &mut Sets<'_>) {
         let Sets { family, service, port, .. } = *sets;
-        let ours = |ip: &&IpAddr| Family::of(ip) == family;
+        let ours = |ip: &&IpAddr| Family::of(ip) == family && endpoints::is_endpoint(**ip);
         for ip in service.cluster_ips.iter().filter(ours) {
             let key = key(*ip, port.port, port, SCOPE_INTERNAL);
             self.frontend(object, FrontendKind::ClusterIp, key, service.internal_policy, 0, sets);
@@ -226,7 +231,11 @@ impl Compiler<'_> {
             let external = key(ip, number, port, SCOPE_EXTERNAL);
             compiler.frontend(object, kind, external, outside, flags, sets);
         };
-        if port.node_port != 0 {
+        let (first, last) = self.config.node_ports;
+        if port.node_port != 0 && !(first..=last).contains(&port.node_port) {
+            let message = format!("nodePort {} is not within {first}-{last}, and is not served", port.node_port);
+            self.warn(object, message);
+        } else if port.node_port != 0 {
             both(self, FrontendKind::NodePort, family.any(), port.node_port, SERVICE_NODE_PORT);
         }
         for ip in service.load_balancer_ips.iter().filter(ours) {
@@ -302,7 +311,7 @@ impl Compiler<'_> {
             let six = if *family == Family::V6 { " IPv6" } else { "" };
             let affinity_timeout_s = match service.affinity {
                 SessionAffinity::None => 0,
-                SessionAffinity::ClientIp { timeout } => timeout,
+                SessionAffinity::ClientIp { timeout } => timeout.min(AFFINITY_MAX_S),
             };
             // A remembered choice is valid while it is a member. With ClientIP affinity that would send *new*
             // connections to a terminating endpoint, so there the members are the slice alone.
