@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use k8s_openapi::jiff::{Timestamp, ToSpan as _};
+use k8s_openapi::jiff::{Span, Timestamp};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -98,8 +98,10 @@ fn log_options(q: &Query) -> Result<Options, String> {
         Some(t) => Some(t.parse::<Timestamp>().map_err(|e| format!("invalid value {t:?} for sinceTime: {e}"))?),
     };
     if let Some(seconds) = number("sinceSeconds")? {
-        let seconds = i64::try_from(seconds).map_err(|e| e.to_string())?;
-        since = Timestamp::now().checked_sub(seconds.seconds()).ok();
+        let span = i64::try_from(seconds).ok().and_then(|seconds| Span::new().try_seconds(seconds).ok());
+        let span =
+            span.ok_or_else(|| format!("invalid value {seconds} for sinceSeconds: it is longer than time is told"))?;
+        since = Timestamp::now().checked_sub(span).ok();
     }
     let stream = match first(q, "stream") {
         None | Some("" | "All") => None,
@@ -293,5 +295,8 @@ mod tests {
         .unwrap();
         assert!(o.follow && o.timestamps && o.tail == Some(5) && o.since.is_some());
         assert_eq!(log_options(&q(&[("tailLines", "x")])).unwrap_err(), "invalid value \"x\" for tailLines");
+        let since = |seconds: &str| log_options(&q(&[("sinceSeconds", seconds)])).map(|o| o.since.is_some());
+        assert_eq!(since("60"), Ok(true));
+        assert!(since("9223372036854775807").unwrap_err().contains("sinceSeconds"));
     }
 }
