@@ -227,6 +227,15 @@ fn failed(program: &str, args: &[&str], output: &std::process::Output) -> Error 
     Error::Part(format!("`{program} {}` ended with {}: {}", args.join(" "), output.status, said.trim()))
 }
 
+/// Any rules: what is removed is kube-proxy's, table by table, each a transaction.
+pub(crate) fn read_any(saved: &str) {
+    let removal = removal(saved);
+    assert!(removal.chains.iter().all(|(_, chain)| is_kube_proxys(chain)), "{removal:?}");
+    let count = |head: &str| removal.input.lines().filter(|line| line.starts_with(head)).count();
+    assert_eq!(count("*"), removal.input.lines().filter(|line| *line == "COMMIT").count());
+    assert_eq!((count("-D "), removal.chains.is_empty()), (removal.rules, removal.input.is_empty()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,8 @@ mod api;
 mod config;
 pub mod containers;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 mod http;
 mod join;

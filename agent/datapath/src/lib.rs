@@ -23,6 +23,8 @@ mod endpoint;
 mod explain;
 mod features;
 mod frontends;
+#[doc(hidden)]
+pub mod fuzz;
 mod hash;
 mod installed;
 mod loader;

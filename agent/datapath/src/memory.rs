@@ -88,6 +88,15 @@ fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|limit| *limit < NO_LIMIT)
 }
 
+/// All that is read of texts that the kernel did not write, with no file opened.
+pub(crate) fn read_any(groups: &str, mounts: &str) {
+    for mount in mounts.lines().filter_map(mount) {
+        let folders = group(groups, mount.v2).map(|group| folders(&mount, group)).unwrap_or_default();
+        assert!(folders.iter().all(|folder| folder.starts_with(mount.point)), "{folders:?} is not below {mount:?}");
+    }
+    let _ = (total(mounts), number(groups));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

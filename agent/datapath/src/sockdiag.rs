@@ -208,6 +208,21 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
+/// All that is read of a datagram, for any bytes.
+pub(crate) fn read_any(bytes: &[u8]) {
+    let mut seen = 0;
+    for (kind, body) in Messages(bytes) {
+        seen += HEADER + body.len();
+        if kind == NLMSG_ERROR {
+            let _ = error_code(body);
+        }
+        if let Some(id) = body.get(4..4 + SOCKID).and_then(|id| <[u8; SOCKID]>::try_from(id).ok()) {
+            let _ = (cookie(&id), remote(libc::AF_INET as u8, &id), remote(libc::AF_INET6 as u8, &id));
+        }
+    }
+    assert!(seen <= bytes.len(), "{seen} bytes were read of {}", bytes.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,8 @@ mod env;
 mod error;
 mod events;
 mod expand;
+#[doc(hidden)]
+pub mod fuzz;
 mod generate;
 mod hosts;
 mod image_ref;

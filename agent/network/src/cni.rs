@@ -420,6 +420,22 @@ fn block_on<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error>
         .block_on(work)
 }
 
+/// All that is read of what the runtime passes, for any bytes, with nothing done.
+pub(crate) fn read_any(arguments: &str, input: &[u8]) {
+    let args = Args::parse(arguments);
+    assert!(host_interface(&args.pod).len() <= 15, "a name that the kernel takes");
+    for command in ["VERSION", "UNKNOWN"] {
+        let env = HashMap::from([("CNI_COMMAND".to_owned(), command.to_owned())]);
+        assert_eq!(run(&env, input).is_ok(), command == "VERSION");
+    }
+    let env = HashMap::from([("CNI_COMMAND".to_owned(), "ADD".to_owned())]);
+    assert!(loopback(&env, input).is_err(), "without a namespace");
+    if let Ok(conf) = serde_json::from_slice::<NetConf>(input) {
+        let text = serde_json::to_vec(&conf).unwrap_or_default();
+        assert!(serde_json::from_slice::<NetConf>(&text).is_ok(), "what was read can be written and read");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

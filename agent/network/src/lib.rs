@@ -16,6 +16,8 @@
 
 pub mod cni;
 pub mod endpoint;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ipam;
 pub mod link;
 pub mod node;

@@ -279,6 +279,12 @@ async fn run(s: &Server, q: &Query, ns: &str, name: &str, container: &str) -> Re
     }
 }
 
+/// The options of any query.
+pub(super) fn read_any(text: &str) {
+    let query: Query = url::form_urlencoded::parse(text.as_bytes()).into_owned().collect();
+    let _ = log_options(&query);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -121,3 +121,9 @@ impl Server {
         handlers::route(self, request).await
     }
 }
+
+/// All that is read of a request before anybody is asked, for any bytes.
+pub(crate) fn read_any(bytes: &[u8]) {
+    let _ = access::from_certificate(bytes);
+    handlers::read_any(&String::from_utf8_lossy(bytes));
+}
