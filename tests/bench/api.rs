@@ -78,8 +78,11 @@ pub fn run(scale: Scale) -> i32 {
     report.figure("slices changed a second", "1/s", changes / seconds);
     report.figure("agent while they change", "of a core", cpu);
     for (what, usage) in [("empty", empty), ("as it grew", loaded), ("started anew", restarted)] {
-        let [resident, maps] = [usage.resident >> 20, usage.maps >> 20];
-        println!("  the agent, {what}: {resident} MiB resident; BPF maps {maps} MiB");
+        let [own, resident, maps] = [usage.own >> 20, usage.resident >> 20, usage.maps >> 20];
+        println!(
+            "  the agent, {what}: {own} MiB of its own, {resident} MiB resident with its binary; BPF maps {maps} MiB"
+        );
+        report.figure(&format!("agent's own memory, {what}"), "bytes", usage.own as f64);
         report.figure(&format!("agent resident, {what}"), "bytes", usage.resident as f64);
         report.figure(&format!("BPF maps, {what}"), "bytes", usage.maps as f64);
     }
@@ -186,6 +189,8 @@ async fn churn(api: Objects, services: usize, busy: Arc<AtomicBool>) -> usize {
 
 /// What a process takes.
 struct Usage {
+    /// Its own memory, without the pages of its binary.
+    own: u64,
     resident: u64,
     maps: u64,
     cpu: Duration,
@@ -195,12 +200,16 @@ impl Usage {
     fn of(pid: i32) -> Self {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
         let (status, stat) = (read("status"), read("stat"));
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let bytes = |name: &str| {
+            let kib = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+            kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
+        };
         // Behind the name, which may hold spaces: the 14th and 15th fields are ticks of a hundredth of a second.
         let fields: Vec<u64> =
             stat.rsplit(')').next().unwrap().split_whitespace().map(|f| f.parse().unwrap_or(0)).collect();
         Self {
-            resident: resident.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10,
+            own: bytes("RssAnon:"),
+            resident: bytes("VmRSS:"),
             maps: crate::scale::maps(pid),
             cpu: Duration::from_millis((fields[11] + fields[12]) * 10),
         }
