@@ -81,7 +81,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
         parts.spawn(dns(config.clone(), worlds.clone(), token.clone()));
     }
     if config.has(Component::Network) {
-        parts.spawn(network(config.clone(), netlink, worlds, token.clone()));
+        parts.spawn(network(config.clone(), netlink, worlds.clone(), token.clone()));
     }
     if let Some(runtime) = runtime {
         let client = join::client(&credentials.kubelet).await?;
@@ -96,7 +96,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), Error> 
         }
         let token = token.clone();
         parts.spawn(async move {
-            strake_kubelet::run(kubelet, client, token).await.map_err(|e| Error::Kubelet(e.to_string()))
+            strake_kubelet::run(kubelet, client, worlds, token).await.map_err(|e| Error::Kubelet(e.to_string()))
         });
     }
 

@@ -50,14 +50,20 @@ pub use teardown::teardown;
 
 use std::sync::Arc;
 
+use strake_state::World;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Runs the kubelet until `stop` is cancelled. Containers are left as they are; the next run adopts them.
+/// Runs the kubelet until `stop` is cancelled; `worlds` tells of the cluster's Services. Containers are left as they are; the next run adopts them.
 ///
 /// Errors are those of the start (directories, cgroups, the serving certificate, the port): afterwards trouble with
 /// the API server, the runtime or a Pod is retried and told in logs, conditions and events.
-pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) -> Result<()> {
+pub async fn run(
+    config: Config,
+    client: kube::Client,
+    worlds: watch::Receiver<Arc<World>>,
+    stop: CancellationToken,
+) -> Result<()> {
     for dir in [&config.root_dir, &config.pods_dir, &config.pod_logs_dir] {
         std::fs::create_dir_all(dir).map_err(Error::io("create directory", dir))?;
     }
@@ -74,7 +80,7 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
         images: images::Images::new(cri.clone(), recorder.clone()),
         config_maps: objects::Objects::new(client.clone()),
         secrets: objects::Objects::new(client.clone()),
-        services: services::Services::start(client.clone()),
+        services: services::Services::of(worlds),
         admission: pods::admission::Admission::default(),
         capacity: allocatable,
         network,

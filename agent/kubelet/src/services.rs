@@ -1,15 +1,10 @@
-//! What the env variables of Services need: a watch of all Services, kept as names, addresses and ports only.
+//! What the env variables of Services need, from the snapshot of the cluster that the node's agent keeps anyway.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::Service;
-use kube::Api;
-use kube::runtime::watcher;
+use strake_state::{Kind, ObjectName, Service, World};
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
 
 /// A Service with a cluster IP.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,91 +15,46 @@ pub struct Entry {
     pub ports: Vec<(String, String, i32)>,
 }
 
-type Table = HashMap<String, BTreeMap<String, Entry>>;
-
-/// The Services of the cluster, by namespace and name.
+/// The Services of the cluster.
 #[derive(Clone)]
-pub struct Services {
-    table: watch::Receiver<Option<Table>>,
-    _task: Arc<AbortOnDropHandle<()>>,
-}
+pub struct Services(watch::Receiver<Arc<World>>);
 
-fn entry(s: &Service) -> Option<Entry> {
-    let spec = s.spec.as_ref()?;
-    let ip = spec.cluster_ip.clone().filter(|ip| !ip.is_empty() && ip != "None")?;
-    let ports = spec
-        .ports
-        .iter()
-        .flatten()
-        .map(|p| (p.name.clone().unwrap_or_default(), p.protocol.clone().unwrap_or_else(|| "TCP".into()), p.port));
+fn entry(service: &Service) -> Option<Entry> {
+    let ip = service.cluster_ips.first()?.to_string();
+    let ports = service.ports.iter().map(|p| (p.name.to_string(), p.protocol.to_string(), p.port.into()));
     Some(Entry { ip, ports: ports.collect() })
 }
 
-fn apply(table: &mut Table, s: &Service) {
-    let (Some(ns), Some(name)) = (s.metadata.namespace.clone(), s.metadata.name.clone()) else { return };
-    match entry(s) {
-        Some(e) => {
-            table.entry(ns).or_default().insert(name, e);
-        }
-        None => {
-            if let Some(names) = table.get_mut(&ns) {
-                names.remove(&name);
-            }
-        }
-    }
+fn named(service: &Service) -> Option<(String, Entry)> {
+    Some((service.name.name.to_string(), entry(service)?))
+}
+
+/// Whether all Services were listed once.
+fn listed(world: &Arc<World>) -> bool {
+    world.sources.iter().any(|source| source.kind == Kind::Service && source.listed)
 }
 
 impl Services {
-    /// Starts the watch.
-    pub fn start(client: kube::Client) -> Self {
-        let (tx, table) = watch::channel(None);
-        let task = tokio::spawn(async move {
-            let api: Api<Service> = Api::all(client);
-            let mut events = watcher(api, watcher::Config::default()).boxed();
-            let mut listing = Table::new();
-            let mut pause = Duration::from_millis(100);
-            loop {
-                match events.try_next().await {
-                    Ok(None) => return,
-                    Ok(Some(event)) => {
-                        pause = Duration::from_millis(100);
-                        match event {
-                            watcher::Event::Init => listing.clear(),
-                            watcher::Event::InitApply(s) => apply(&mut listing, &s),
-                            watcher::Event::InitDone => {
-                                tx.send_replace(Some(std::mem::take(&mut listing)));
-                            }
-                            watcher::Event::Apply(s) => tx.send_modify(|t| apply(t.get_or_insert_default(), &s)),
-                            watcher::Event::Delete(mut s) => tx.send_modify(|t| {
-                                s.spec = None;
-                                apply(t.get_or_insert_default(), &s);
-                            }),
-                        }
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "watching services");
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(Duration::from_secs(10));
-                    }
-                }
-            }
-        });
-        Self { table, _task: Arc::new(AbortOnDropHandle::new(task)) }
+    /// From the snapshots of the cluster.
+    pub fn of(worlds: watch::Receiver<Arc<World>>) -> Self {
+        Self(worlds)
     }
 
     /// The Services a Pod in `namespace` is told of by env variables: its namespace's when `links`, and the master's
     /// always. Waits for the first list.
     pub async fn visible(&self, namespace: &str, links: bool) -> BTreeMap<String, Entry> {
-        let mut rx = self.table.clone();
-        let Ok(table) = rx.wait_for(Option::is_some).await else { return BTreeMap::new() };
+        let mut worlds = self.0.clone();
+        let world = match worlds.wait_for(listed).await {
+            Ok(world) => world.clone(),
+            Err(_) => return BTreeMap::new(),
+        };
         let mut out = BTreeMap::new();
-        if let Some(t) = table.as_ref() {
-            if let Some(e) = t.get("default").and_then(|n| n.get("kubernetes")) {
-                out.insert("kubernetes".to_owned(), e.clone());
-            }
-            if links {
-                out.extend(t.get(namespace).into_iter().flatten().map(|(n, e)| (n.clone(), e.clone())));
-            }
+        if let Some(master) = world.services.get(&ObjectName::new("default", "kubernetes")) {
+            out.extend(named(master));
+        }
+        if links {
+            let own = world.services.range(ObjectName::new(namespace, "")..).map(|(_, service)| service);
+            out.extend(own.take_while(|service| &*service.name.namespace == namespace).filter_map(|s| named(s)));
         }
         out
     }
@@ -141,7 +91,41 @@ pub fn variables(services: &BTreeMap<String, Entry>) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use strake_state::{Cache, Change, Extract};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_pod_is_told_of_its_namespaces_services_and_the_master_when_all_are_listed() {
+        let mut cache = Cache::new("n1");
+        let mut put = |namespace: &str, name: &str, cluster_ip: &str| {
+            let object = json!({
+                "metadata": {"namespace": namespace, "name": name},
+                "spec": {"clusterIP": cluster_ip, "ports": [{"name": "http", "port": 80}]},
+            });
+            let service: k8s_openapi::api::core::v1::Service = serde_json::from_value(object).unwrap();
+            cache.apply(Change::Service(ObjectName::new(namespace, name), service.extract().map(Arc::new)));
+        };
+        put("default", "kubernetes", "10.96.0.1");
+        put("a", "web", "10.96.0.7");
+        put("a", "headless", "None");
+        put("aa", "other", "10.96.0.8");
+        let (worlds, receiver) = watch::channel(Arc::new(cache.snapshot()));
+        let services = Services::of(receiver);
+        let asked = tokio::spawn({
+            let services = services.clone();
+            async move { services.visible("a", true).await.into_keys().collect::<Vec<_>>() }
+        });
+        tokio::task::yield_now().await;
+        assert!(!asked.is_finished(), "before all are listed");
+        cache.apply(Change::InitDone(Kind::Service));
+        worlds.send_replace(Arc::new(cache.snapshot()));
+        assert_eq!(asked.await.unwrap(), ["kubernetes", "web"]);
+        let none = services.visible("a", false).await;
+        assert_eq!(none["kubernetes"].ports, [("http".to_owned(), "TCP".to_owned(), 80)]);
+        assert_eq!(none.len(), 1);
+    }
 
     #[test]
     fn variables_have_the_links_form() {

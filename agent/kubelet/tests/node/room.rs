@@ -138,7 +138,9 @@ impl Room {
     /// Starts a kubelet (again).
     pub fn start(&mut self) {
         self.stop = CancellationToken::new();
-        let run = strake_kubelet::run(self.config.clone(), self.api.client(), self.stop.clone());
+        let (name, stop) = (&self.config.node_name, self.stop.clone());
+        let worlds = strake_state::watch(self.api.client(), name, strake_state::Scope::Cluster, stop.clone());
+        let run = strake_kubelet::run(self.config.clone(), self.api.client(), worlds, stop);
         self.kubelet = Some(tokio::spawn(run));
     }
 
