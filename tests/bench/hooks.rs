@@ -12,20 +12,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
 use aya::sys::{Stats, enable_stats};
+use strake_abi::program::XDP_LB;
 use strake_abi::service::{
     BACKEND_LOCAL, Backend, SCOPE_EXTERNAL, SERVICE_NODE_PORT, Service, ServiceKey, ServiceKey6,
 };
 use strake_abi::{Addr4, Addr6, Port, proto};
 use strake_tests::bare::{Bare, Kind};
 use strake_tests::harness::{
-    ACK, End, Kernel, LOCAL, NODE, OTHER_NODE, OUTSIDE, PASS, POD, REDIRECT, REMOTE, SYN, VIP, backend, frontend, seen,
-    tcp, udp,
+    ACK, End, Kernel, LOCAL, NODE, OTHER_NODE, OUTSIDE, PASS, POD, REDIRECT, REMOTE, SYN, VIP, XDP_PASS, XDP_TX,
+    backend, frontend, seen, tcp, udp,
 };
 use strake_tests::six_harness::{NODE6, OUTSIDE6, POD6, REMOTE6, VIP6, back, front, seen6, tcp6};
+use strake_tests::uplink::Uplink;
 
-use crate::Scale;
 use crate::report::{Report, Samples, median, spread};
 use crate::rooms::{Dialler, Room, VIP as DIALLED};
+use crate::{Scale, driver};
 
 const SERVICES_COUNT: u32 = 30_000;
 const ENDPOINTS: u32 = 4;
@@ -54,14 +56,20 @@ pub fn run(scale: Scale) -> i32 {
 }
 
 fn test_runs(scale: Scale, report: &mut Report) -> Result<()> {
+    let uplink = Uplink::enter()?;
     let mut kernel = Kernel::sized(1, ROWS)?;
+    kernel.configure(|config| config.uplink_ifindex = uplink.ifindex)?;
     fill(&mut kernel)?;
     let cases = cases(&mut kernel)?;
-    let bare = Bare::load(Kind::Classifier).context("loading the bare program")?;
+    let [classifier, driver] = [Kind::Classifier, Kind::Xdp].map(Bare::load);
+    let (classifier, driver) =
+        (classifier.context("loading the bare classifier")?, driver.context("loading the bare XDP program")?);
     println!("\nBPF_PROG_TEST_RUN, ns a packet, at {SERVICES_COUNT} Services of {ENDPOINTS} endpoints");
     println!("  {:<10} {:<52} {:>7} {:>7} {:>8} {:>9}", "", "", "p50", "p99", "spread", "bare p50");
     let mut number = 0;
     for case in cases {
+        let (bare, bare_name) =
+            if case.program == XDP_LB { (&driver, "bare XDP_TX") } else { (&classifier, "bare TC_ACT_OK") };
         let (mut ours, mut nothing) = (Samples::default(), Samples::default());
         for round in 0..=scale.rounds {
             let (mut times, mut bare_times) = (Vec::new(), Vec::new());
@@ -90,9 +98,9 @@ fn test_runs(scale: Scale, report: &mut Report) -> Result<()> {
             spread(&ours.quantiles(0.5)) * 100.0,
             nanoseconds(&nothing, 0.5),
         );
-        report.compare(&format!("{}: {}", case.program, case.what), &ours, Some(("bare TC_ACT_OK", &nothing)));
+        report.compare(&format!("{}: {}", case.program, case.what), &ours, Some((bare_name, &nothing)));
     }
-    Ok(())
+    driver::back_to_back(&mut kernel, NODE_PORT, scale, report)
 }
 
 /// The address of the Service with a number.
@@ -202,6 +210,19 @@ fn cases(kernel: &mut Kernel) -> Result<Vec<Case>> {
             fixed(tcp((REMOTE, 8080), forwarded.src, SYN | ACK, &[]))
         }),
         case("from_net", "back from a backend elsewhere, IPv6", REDIRECT, {
+            fixed(tcp6((REMOTE6, 8080), forwarded6.src, SYN | ACK, &[]))
+        }),
+        case(XDP_LB, "to the node itself", XDP_PASS, fixed(tcp(outside, (NODE, 22), ACK, b"x"))),
+        case(XDP_LB, "to a NodePort, backend elsewhere, a known flow", XDP_TX, {
+            fixed(tcp(outside, (NODE, NODE_PORT), ACK, b"x"))
+        }),
+        case(XDP_LB, "to a NodePort, backend elsewhere, a new flow", XDP_TX, {
+            Box::new(|n| tcp((OUTSIDE, port(n)), (NODE, NODE_PORT + 2), SYN, &[]))
+        }),
+        case(XDP_LB, "back from a backend elsewhere", XDP_TX, {
+            fixed(tcp((REMOTE, 8080), forwarded.src, SYN | ACK, &[]))
+        }),
+        case(XDP_LB, "back from a backend elsewhere, IPv6", XDP_TX, {
             fixed(tcp6((REMOTE6, 8080), forwarded6.src, SYN | ACK, &[]))
         }),
         case("to_net", "the node's own", PASS, fixed(tcp((NODE, 40_000), (OTHER_NODE, 10_250), ACK, b"x"))),

@@ -7,6 +7,7 @@
 
 mod api;
 mod dns;
+mod driver;
 mod hooks;
 mod proxy;
 mod report;

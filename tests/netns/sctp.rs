@@ -189,7 +189,10 @@ fn an_sctp_association_is_tracked_by_its_chunks() {
         assert_eq!(open.finish(), "");
         // SHUTDOWN, its acknowledgment, SHUTDOWN COMPLETE: they follow the end of the program.
         let ended = || states(Some(FlowState::Closed)) == one;
-        assert!((0..100).any(|_| ended() || { std::thread::sleep(std::time::Duration::from_millis(20)); false }));
+        assert!((0..100).any(|_| ended() || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            false
+        }));
         datapath.connections().unwrap().flush(&ConntrackFilter::default()).unwrap();
     }
 }

@@ -70,7 +70,6 @@ fn a_checksum_that_is_left_to_the_device_stays_so() -> Result<()> {
     Ok(())
 }
 
-
 #[test]
 fn other_addresses_alone_leave_the_checksum_as_it_is() -> Result<()> {
     for net in NETS {
@@ -89,9 +88,7 @@ fn a_client_keeps_its_backend() -> Result<()> {
     for net in NETS {
         let backends: Vec<_> = (1..=20).map(|id| back(net.remote, 9000 + id, 0, id.into())).collect();
         let sticky = Service { affinity_timeout_s: 10800, ..plain() };
-        for (hook, front, client) in
-            [("from_pod", net.front(), net.pod), ("from_net", net.node_port(), net.outside)]
-        {
+        for (hook, front, client) in [("from_pod", net.front(), net.pod), ("from_net", net.node_port(), net.outside)] {
             let mut kernel = net.kernel(sticky, &backends)?;
             let first = through(&mut kernel, hook, &init(at(client, 20000), front))?.2;
             for port in 20001..20020 {

@@ -72,6 +72,11 @@ impl Bare {
 
     /// Runs it once on a frame, as `BPF_PROG_TEST_RUN` does; how long it took.
     pub fn run(&self, frame: &[u8]) -> io::Result<Duration> {
+        self.repeat(frame, 1)
+    }
+
+    /// The same, several times; the duration is that of one run.
+    pub fn repeat(&self, frame: &[u8], repeat: u32) -> io::Result<Duration> {
         #[repr(C)]
         struct Attr {
             program: u32,
@@ -94,7 +99,7 @@ impl Bare {
             size_out: out.len() as u32,
             data_in: frame.as_ptr() as u64,
             data_out: out.as_mut_ptr() as u64,
-            repeat: 1,
+            repeat,
             duration: 0,
             context_in: 0,
             context_out: 0,

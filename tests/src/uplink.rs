@@ -30,7 +30,7 @@ pub fn ip(arguments: &str) -> Result<()> {
 }
 
 /// As people write it.
-fn text(mac: [u8; 6]) -> String {
+pub fn mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
@@ -39,17 +39,17 @@ impl Uplink {
         let back = File::open("/proc/thread-self/ns/net")?;
         unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
         let mut uplink = Self { back, ifindex: 0 };
-        ip(&format!("link add up0 address {} type veth peer name up1", text(POD_MAC)))?;
+        ip(&format!("link add up0 address {} type veth peer name up1", mac(POD_MAC)))?;
         ip("link set lo up")?;
         ip("link set up0 up")?;
         ip("link set up1 up")?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
         fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
-        let (node, hop, mac) = (Ipv4Addr::from(NODE), Ipv4Addr::from(OTHER_NODE), text(HOST_MAC));
+        let (node, hop, next) = (Ipv4Addr::from(NODE), Ipv4Addr::from(OTHER_NODE), mac(HOST_MAC));
         ip(&format!("addr add {node}/24 dev up0"))?;
         ip(&format!("addr add {NODE6}/64 dev up0 nodad"))?;
-        ip(&format!("neigh add {hop} lladdr {mac} dev up0 nud permanent"))?;
-        ip(&format!("neigh add {OTHER_NODE6} lladdr {mac} dev up0 nud permanent"))?;
+        ip(&format!("neigh add {hop} lladdr {next} dev up0 nud permanent"))?;
+        ip(&format!("neigh add {OTHER_NODE6} lladdr {next} dev up0 nud permanent"))?;
         ip(&format!("route add default via {hop}"))?;
         ip(&format!("route add 10.244.1.0/24 via {hop}"))?;
         ip(&format!("route add default via {OTHER_NODE6} dev up0"))?;

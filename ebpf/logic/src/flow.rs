@@ -178,10 +178,13 @@ mod tests {
     #[test]
     fn only_an_init_revives_a_closed_association() {
         let config = Config::default();
-        let live = |state: FlowState, age: u32, flags: u8| is_live(&config, proto::SCTP, state as u8, 100, 100 + age, flags);
+        let live =
+            |state: FlowState, age: u32, flags: u8| is_live(&config, proto::SCTP, state as u8, 100, 100 + age, flags);
         assert!(live(FlowState::Closed, 9, 0) && !live(FlowState::Closed, 11, 0) && !live(FlowState::Closed, 1, SYN));
         assert!(live(FlowState::Closed, 1, FIN) && live(FlowState::Established, 209, SYN));
-        assert!(!live(FlowState::Established, 211, 0) && !live(FlowState::New, 31, 0) && live(FlowState::Closing, 29, 0));
+        assert!(
+            !live(FlowState::Established, 211, 0) && !live(FlowState::New, 31, 0) && live(FlowState::Closing, 29, 0)
+        );
     }
 
     proptest! {

@@ -103,13 +103,7 @@ pub fn tcp_reset(out: &mut Frame, head: &Head, ip: &Ipv4, tcp: &[u8; 20]) -> boo
 /// [`UNREACHABLE_LEN`] bytes of `out`; with a `tail` of what is quoted, as the first [`TAIL_LEN`] more. False if the packet
 /// has IPv4 options (they would not be quoted) or is a later fragment (RFC 1122, 3.2.2).
 #[inline(always)]
-pub fn port_unreachable(
-    out: &mut Frame,
-    head: &Head,
-    ip: &Ipv4,
-    l4: &[u8; 8],
-    tail: Option<&[u8; TAIL_LEN]>,
-) -> bool {
+pub fn port_unreachable(out: &mut Frame, head: &Head, ip: &Ipv4, l4: &[u8; 8], tail: Option<&[u8; TAIL_LEN]>) -> bool {
     if ip.l4 != HEAD_LEN || matches!(ip.fragment, crate::packet::Fragment::Later) {
         return false;
     }

@@ -39,7 +39,12 @@ impl Walk<'_> {
         if !matches!(protocol, proto::TCP | proto::UDP) {
             if protocol == proto::SCTP {
                 let sees = format!("connect() to {to} by a process below {}", self.host.sockets);
-                self.step("sock", sees, Vec::new(), "the kernel calls no hook for SCTP: its packets are looked at instead");
+                self.step(
+                    "sock",
+                    sees,
+                    Vec::new(),
+                    "the kernel calls no hook for SCTP: its packets are looked at instead",
+                );
             }
             return Ok(Hooked::Left);
         }

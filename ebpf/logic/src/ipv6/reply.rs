@@ -106,13 +106,7 @@ pub fn tcp_reset(out: &mut Frame, head: &Head, ip: &Ipv6, tcp: &[u8; 20]) -> boo
 /// first [`UNREACHABLE_LEN`] bytes of `out`; with a `tail` of what is quoted, as the first [`TAIL_LEN`] more. False if the
 /// packet has extension headers, which would not be quoted.
 #[inline(always)]
-pub fn port_unreachable(
-    out: &mut Frame,
-    head: &Head,
-    ip: &Ipv6,
-    l4: &[u8; 8],
-    tail: Option<&[u8; TAIL_LEN]>,
-) -> bool {
+pub fn port_unreachable(out: &mut Frame, head: &Head, ip: &Ipv6, l4: &[u8; 8], tail: Option<&[u8; TAIL_LEN]>) -> bool {
     if ip.l4 != HEAD_LEN || matches!(ip.fragment, Fragment::Later) {
         return false;
     }
