@@ -1,5 +1,8 @@
 //! The uplink's driver: what is sent on before the stack, what is left to it, and that both work on the same flows.
 
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use strake_abi::conntrack::{CT_REDIRECT, DIRECTION_REPLY, FlowState};
 use strake_abi::flow::{Counter, DropReason, EventKind, Hook};
@@ -10,8 +13,10 @@ use strake_abi::service::{
 use strake_abi::{Addr4, Addr6, Port, proto};
 
 use crate::harness::*;
-use crate::six_harness::{End6, LOCAL6, NODE6, OUTSIDE6, REMOTE6, back, extended, front, seen6, tcp6, udp6};
-use crate::uplink::{Uplink, ip};
+use crate::six_harness::{
+    End6, LOCAL6, NODE6, OTHER_NODE6, OUTSIDE6, REMOTE6, back, extended, front, seen6, tcp6, udp6,
+};
+use crate::uplink::{Uplink, ip, mac};
 
 const CLIENT: End = (OUTSIDE, 50000);
 const FRONT: End = (NODE, 30080);
@@ -309,5 +314,41 @@ fn a_closed_flow_is_told_once_with_all_its_packets() -> Result<()> {
     // The port is the client's again.
     assert_eq!(wired.xdp(&tcp(CLIENT, FRONT, SYN, &[]))?.verdict, XDP_TX);
     assert_eq!(wired.kernel.counted(Counter::ServiceOpened)?, 2);
+    Ok(())
+}
+
+/// The routing table is asked once in a tenth of a second, and again for a packet that is longer than what it let through.
+#[test]
+fn a_change_of_the_way_is_followed_and_a_longer_packet_is_asked_for_anew() -> Result<()> {
+    let mut wired = remote()?;
+    wired.xdp(&tcp(CLIENT, FRONT, SYN, &[]))?;
+    wired.xdp(&tcp6(CLIENT6, FRONT6, SYN, &[]))?;
+    let frames = [tcp(CLIENT, FRONT, ACK, b"x"), tcp6(CLIENT6, FRONT6, ACK, b"x")];
+    // Longer than the uplink takes, though the way is known.
+    wired.passed("longer", &tcp(CLIENT, FRONT, ACK, &[7; 1_500]))?;
+    wired.passed("longer, IPv6", &tcp6(CLIENT6, FRONT6, ACK, &[7; 1_500]))?;
+    let other = [2, 0, 0, 0, 0, 9];
+    for hop in [Ipv4Addr::from(OTHER_NODE).to_string(), OTHER_NODE6.to_string()] {
+        ip(&format!("neigh replace {hop} lladdr {} dev up0 nud permanent", mac(other)))?;
+    }
+    for frame in &frames {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let out = wired.xdp(frame)?;
+            assert_eq!(out.verdict, XDP_TX);
+            if macs(&out.frame)[0] == other {
+                break;
+            }
+            assert!(macs(&out.frame)[0] == HOST_MAC && Instant::now() < deadline, "still by the old neighbour");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    // And no way at all.
+    ip("link set up0 down")?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while wired.xdp(&frames[0])?.verdict != XDP_PASS {
+        assert!(Instant::now() < deadline, "still sent where there is no way");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     Ok(())
 }

@@ -135,6 +135,8 @@ pub const MAPS: [MapLayout; program::MAPS.len()] = {
         map::<u32, u64>(flow::COUNTERS, Counter),
         private(program::SCRATCH),
         private(program::SCRATCH_V6),
+        private(program::ROUTES),
+        private(program::ROUTES_V6),
     ]
 };
 

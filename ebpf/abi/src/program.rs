@@ -45,7 +45,7 @@ pub const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_NET, TO_NET];
 
 /// Every map, by its name in the object and (each at most 15 bytes, the kernel's limit) in the kernel. All of them are
 /// pinned, so that another start of the agent finds connections, choices and counters where they were.
-pub const MAPS: [&str; 36] = [
+pub const MAPS: [&str; 38] = [
     crate::config::CONFIG,
     crate::service::SERVICES,
     crate::service::SERVICES_V6,
@@ -82,12 +82,18 @@ pub const MAPS: [&str; 36] = [
     crate::flow::COUNTERS,
     SCRATCH,
     SCRATCH_V6,
+    ROUTES,
+    ROUTES_V6,
 ];
 
 /// Per-CPU scratch memory of the packet path; of no interest to anybody else.
 pub const SCRATCH: &str = "SCRATCH";
 /// The same for IPv6 packets.
 pub const SCRATCH_V6: &str = "SCRATCH_V6";
+/// What the routing table said lately, by flow, on each CPU.
+pub const ROUTES: &str = "ROUTES";
+/// The same of IPv6.
+pub const ROUTES_V6: &str = "ROUTES_V6";
 
 #[cfg(test)]
 mod tests {

@@ -78,6 +78,7 @@ mod outside;
 mod park;
 mod refuse;
 mod report;
+mod route;
 mod service;
 mod skb;
 mod sock;

@@ -16,6 +16,7 @@ use strake_abi::sock::{SockFlow, SockFlow6, SockNat, SockNat6, SockNatKey, SockN
 use strake_abi::{Addr4, Addr6};
 
 use crate::park::Parked;
+use crate::route::{Answer, REMEMBERED};
 use crate::work::Work;
 
 #[map]
@@ -86,6 +87,11 @@ pub static DNS_ZONE: Array<DnsZone> = Array::with_max_entries(1, 0);
 pub static SCRATCH: PerCpuArray<Work<Addr4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SCRATCH_V6: PerCpuArray<Work<Addr6>> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static ROUTES: PerCpuArray<Answer<Addr4>> = PerCpuArray::with_max_entries(REMEMBERED, 0);
+#[map]
+pub static ROUTES_V6: PerCpuArray<Answer<Addr6>> = PerCpuArray::with_max_entries(REMEMBERED, 0);
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

@@ -22,7 +22,8 @@ use strake_logic::reply::{self, TAIL_LEN};
 use strake_logic::{checksum, icmp, rewrite};
 
 use crate::family::Address;
-use crate::maps::{CONNTRACK, ENDPOINTS_BY_IP, FRAGMENTS, NODES, SCRATCH, SERVICES, get};
+use crate::route::Answer;
+use crate::maps::{CONNTRACK, ENDPOINTS_BY_IP, FRAGMENTS, NODES, ROUTES, SCRATCH, SERVICES, get};
 use crate::service::{self, Client};
 use crate::skb::{Action, Kind, PASS, Skb};
 use crate::work::Work;
@@ -47,6 +48,8 @@ pub trait Wire: Address + Client + rewrite::Address + Into<Addr6> {
 
     /// This CPU's working memory. Its users do not interrupt each other, and each takes it once.
     fn work() -> Option<&'static mut Work<Self>>;
+    /// This CPU's memory of ways out of the uplink; under the same rule.
+    fn route_answer(place: u32) -> Option<&'static mut Answer<Self>>;
     fn conntrack() -> &'static LruHashMap<ConntrackKey<Self>, Conntrack<Self>>;
     fn fragment(ip: &Ip<Self>, border: u8) -> Option<&'static FragmentPorts>;
     fn put_fragment(ip: &Ip<Self>, border: u8, ports: &FragmentPorts);
@@ -129,6 +132,12 @@ impl Wire for Addr4 {
     fn work() -> Option<&'static mut Work<Self>> {
         // SAFETY: the map is per CPU; see the declaration.
         SCRATCH.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+
+    #[inline(always)]
+    fn route_answer(place: u32) -> Option<&'static mut Answer<Self>> {
+        // SAFETY: the map is per CPU; see the declaration.
+        ROUTES.get_ptr_mut(place).map(|answer| unsafe { &mut *answer })
     }
 
     #[inline(always)]

@@ -12,7 +12,8 @@ use strake_logic::packet::{ETH_LEN, Fragment, ethertype};
 use strake_logic::reply::TAIL_LEN;
 
 use crate::announce;
-use crate::maps::{CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, SCRATCH_V6, SERVICES_V6, get};
+use crate::route::Answer;
+use crate::maps::{CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, ROUTES_V6, SCRATCH_V6, SERVICES_V6, get};
 use crate::service;
 use crate::skb::{Action, PASS, Skb};
 use crate::wire::Wire;
@@ -33,6 +34,12 @@ impl Wire for Addr6 {
     fn work() -> Option<&'static mut Work<Self>> {
         // SAFETY: the map is per CPU; see the declaration.
         SCRATCH_V6.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+    }
+
+    #[inline(always)]
+    fn route_answer(place: u32) -> Option<&'static mut Answer<Self>> {
+        // SAFETY: the map is per CPU; see the declaration.
+        ROUTES_V6.get_ptr_mut(place).map(|answer| unsafe { &mut *answer })
     }
 
     #[inline(always)]

@@ -26,7 +26,8 @@ use strake_logic::plain::Plain;
 use crate::report::{self, count, now_ns, seconds};
 use crate::wire::Wire;
 use crate::work::Work;
-use crate::xdp_frame::{Frame, Route};
+use crate::route::{self, Route};
+use crate::xdp_frame::Frame;
 use crate::{maps, outside, service, track};
 
 #[xdp]
@@ -72,7 +73,7 @@ fn run<A: Wire + Plain>(frame: Frame) -> u32 {
             return XDP_PASS;
         }
         let mut route = Route::default();
-        if !frame.route(config, packet, &row.to, &mut route) || !frame.forward(packet, &row.to, &route) {
+        if !route::find(frame, config, packet, &row.to, &mut route) || !frame.forward(packet, &row.to, &route) {
             return XDP_PASS;
         }
         track::touch(Hook::XdpLb, key, row, packet, now_s);
@@ -99,7 +100,7 @@ fn open<A: Wire + Plain>(frame: Frame, work: &mut Work<A>, config: &Config) -> u
     }
     let row = &mut work.new.row;
     let mut route = Route::default();
-    let goes = row.flags & CT_REDIRECT != 0 && frame.route(config, &work.packet, &row.to, &mut route);
+    let goes = row.flags & CT_REDIRECT != 0 && route::find(frame, config, &work.packet, &row.to, &mut route);
     if !goes {
         // Whoever sends it on counts it.
         row.packets = 0;

@@ -1,16 +1,14 @@
-//! A packet in its driver: reading it, changing it where it stands, and asking the routing table about it. What
-//! [`crate::skb`] is to the classifiers.
+//! A packet in its driver: reading it, and changing it where it stands. What [`crate::skb`] is to the classifiers.
 
-use aya_ebpf::bindings::{BPF_FIB_LOOKUP_OUTPUT, xdp_md};
-use aya_ebpf::helpers::generated::bpf_fib_lookup;
-use strake_abi::config::Config;
+use aya_ebpf::bindings::xdp_md;
 use strake_abi::conntrack::Tuple;
-use strake_abi::{Mac, proto};
+use strake_abi::proto;
 use strake_logic::checksum;
 use strake_logic::packet::{self, ETH_LEN};
 use strake_logic::plain::{self, Plain, TCP_LEN, UDP_LEN};
 use strake_logic::rewrite::{self, Differences};
 
+use crate::route::Route;
 use crate::skb::{Kind, Packet};
 use crate::wire::Wire;
 
@@ -124,66 +122,9 @@ impl Frame {
         A::forward(front, to, differences.addresses, &route.next, &route.from);
         true
     }
-
-    /// Finds the way out of the uplink for the packet once it carries `to`. False if the stack would send it elsewhere, or
-    /// does not know the neighbour, or the packet is too long, or the frame not this machine's.
-    #[inline(never)]
-    pub fn route<A: Wire + Plain>(self, config: &Config, packet: &Packet<A>, to: &Tuple<A>, route: &mut Route) -> bool {
-        let mut lookup = Lookup {
-            family: A::FAMILY,
-            protocol: packet.ip.proto,
-            sport: to.sport.0,
-            dport: to.dport.0,
-            len: (packet.len - ETH_LEN as u32) as u16,
-            ifindex: config.uplink_ifindex,
-            flow: 0,
-            src: to.src.words(),
-            dst: to.dst.words(),
-            vlan: [0; 2],
-            from: [0; 6],
-            next: [0; 6],
-        };
-        const SIZE: i32 = size_of::<Lookup>() as i32;
-        // SAFETY: `Lookup` is laid out as the kernel's structure, and of its size.
-        let found = unsafe { bpf_fib_lookup(self.0.cast(), (&raw mut lookup).cast(), SIZE, BPF_FIB_LOOKUP_OUTPUT) };
-        // Linux 5.10 finds neighbours that have not answered yet, too.
-        if found != 0 || lookup.ifindex != config.uplink_ifindex || lookup.next == [0; 6] {
-            return false;
-        }
-        route.next = lookup.next;
-        route.from = lookup.from;
-        let Some(ethernet) = self.at::<[u8; ETH_LEN]>(0) else { return false };
-        ethernet.first_chunk::<6>().is_some_and(|to| *to == lookup.from)
-    }
 }
 
 #[inline(always)]
 const fn port(a: u8, b: u8) -> strake_abi::Port {
     strake_abi::Port(u16::from_ne_bytes([a, b]))
 }
-
-/// Ethernet addresses of the next hop.
-#[derive(Clone, Copy, Default)]
-pub struct Route {
-    pub next: Mac,
-    pub from: Mac,
-}
-
-/// The kernel's `struct bpf_fib_lookup`.
-#[repr(C)]
-struct Lookup {
-    family: u8,
-    protocol: u8,
-    sport: u16,
-    dport: u16,
-    len: u16,
-    ifindex: u32,
-    flow: u32,
-    src: [u32; 4],
-    dst: [u32; 4],
-    vlan: [u16; 2],
-    from: Mac,
-    next: Mac,
-}
-
-const _: () = assert!(size_of::<Lookup>() == 64);
