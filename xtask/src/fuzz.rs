@@ -1,6 +1,6 @@
-//! `cargo xtask fuzz`: libFuzzer over the parsers that run in the kernel, compiled for the host. It begins with the corpus
-//! of `ebpf/logic/corpus` and keeps what it learns in `target/fuzz`; what breaks something is shown as a file for the
-//! corpus, which every run of the tests goes through.
+//! `cargo xtask fuzz`: libFuzzer over the parsers that run in the kernel, compiled for the host, and over what the agent reads
+//! from outside. It begins with the corpora of `ebpf/logic/corpus` and `agent/corpus` and keeps what it learns in
+//! `target/fuzz`; what breaks something is shown as a file for the corpus, which every run of the tests goes through.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,22 +12,23 @@ use anyhow::{Context, Result, bail};
 use crate::setup::{self, Need};
 use crate::{build, ui};
 
-const CORPUS: &str = "ebpf/logic/corpus";
+/// What is fuzzed: its folder has the corpus, a folder a target, and the fuzzer.
+const PARTS: [&str; 2] = ["ebpf/logic", "agent"];
 /// Named, so that build scripts are not instrumented.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 /// Coverage as libFuzzer wants it; what `clang -fsanitize=fuzzer` sets. No nightly flag is among them.
 const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
                         -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
                         -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares";
-/// Larger than any frame that the programs read of.
-const MAX_LEN: usize = 1600;
+/// Larger than any frame that the programs read of, and than most objects.
+const MAX_LEN: usize = 4096;
 
 /// What libFuzzer needs beyond [`setup::BUILD`].
 const NEEDS: [Need; 1] = [setup::need("c++", "g++", "compiles libFuzzer")];
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// One target instead of all, by the name of its folder in ebpf/logic/corpus
+    /// One target instead of all, by the name of its folder: ebpf/logic/dns, agent/objects, or without what is in front
     target: Option<String>,
     /// How long to look, for each target
     #[arg(long, default_value_t = 60)]
@@ -35,39 +36,60 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let mut known: Vec<String> = fs::read_dir(CORPUS)
-        .with_context(|| format!("reading {CORPUS}"))?
-        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<Result<_>>()?;
-    known.sort();
-    if let Some(asked) = &args.target {
-        if !known.contains(asked) {
-            bail!("there is no target {asked}; there are {}", known.join(", "));
+    let mut known = Vec::new();
+    for part in PARTS {
+        let corpus = Path::new(part).join("corpus");
+        for entry in fs::read_dir(&corpus).with_context(|| format!("reading {}", corpus.display()))? {
+            known.push((part, entry?.file_name().to_string_lossy().into_owned()));
         }
-        known = vec![asked.clone()];
     }
+    known.sort();
+    let wanted = chosen(&known, args.target.as_deref())?;
     setup::run(&[&setup::BUILD, &NEEDS])?;
-    let folder = std::path::absolute("target/fuzz")?;
-    ui::step("Building the fuzzer");
-    let manifest = "ebpf/logic/fuzz/Cargo.toml";
-    let mut cargo = build::cargo();
-    cargo.args(["build", "--release", "--locked", "--target", HOST, "--manifest-path", manifest]);
-    ui::show(cargo.env("RUSTFLAGS", COVERAGE).env("CARGO_TARGET_DIR", &folder))?;
-    let program = folder.join(HOST).join("release/fuzz");
-    for target in known {
-        ui::step(&format!("Fuzzing {target} for {} s", args.seconds));
-        look(&program, &folder.join(&target), &target, args.seconds)?;
+    for part in PARTS {
+        let targets: Vec<&String> = wanted.iter().filter(|(of, _)| *of == part).map(|(_, target)| target).collect();
+        if targets.is_empty() {
+            continue;
+        }
+        let folder = std::path::absolute("target/fuzz")?.join(part.rsplit('/').next().unwrap_or(part));
+        ui::step(&format!("Building the fuzzer of {part}"));
+        let manifest = format!("{part}/fuzz/Cargo.toml");
+        let mut cargo = build::cargo();
+        cargo.args(["build", "--release", "--locked", "--target", HOST, "--manifest-path", &manifest]);
+        ui::show(cargo.env("RUSTFLAGS", COVERAGE).env("CARGO_TARGET_DIR", &folder))?;
+        let program = folder.join(HOST).join("release/fuzz");
+        for target in targets {
+            ui::step(&format!("Fuzzing {part}/{target} for {} s", args.seconds));
+            look(&program, &folder.join(target), &Path::new(part).join("corpus").join(target), args.seconds)?;
+        }
     }
     Ok(())
 }
 
-fn look(program: &Path, folder: &Path, target: &str, seconds: u32) -> Result<()> {
+type Target = (&'static str, String);
+
+/// The targets of that name, with its part or without; all without a name.
+fn chosen(known: &[Target], asked: Option<&str>) -> Result<Vec<Target>> {
+    let full = |(part, target): &Target| format!("{part}/{target}");
+    let is_asked = |of: &&Target| asked.is_none_or(|asked| of.1 == asked || full(of) == asked);
+    let found: Vec<Target> = known.iter().filter(is_asked).cloned().collect();
+    if found.is_empty() {
+        let all: Vec<String> = known.iter().map(full).collect();
+        bail!("there is no target {}; there are {}", asked.unwrap_or_default(), all.join(", "));
+    }
+    Ok(found)
+}
+
+fn look(program: &Path, folder: &Path, kept: &Path, seconds: u32) -> Result<()> {
+    let target = kept.file_name().unwrap_or_default();
     let corpus = folder.join("corpus");
     fs::create_dir_all(&corpus).with_context(|| format!("making {}", corpus.display()))?;
-    for entry in fs::read_dir(Path::new(CORPUS).join(target))? {
+    for entry in fs::read_dir(kept)? {
         let path = entry?.path();
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        fs::write(corpus.join(path.file_stem().unwrap_or_default()), from_hex(&text)?)?;
+        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let is_hex = path.extension().is_some_and(|extension| extension == "hex");
+        let bytes = if is_hex { from_hex(&String::from_utf8_lossy(&bytes))? } else { bytes };
+        fs::write(corpus.join(path.file_stem().unwrap_or_default()), bytes)?;
     }
     let mut fuzzer = Command::new(program);
     fuzzer.arg("corpus").args([format!("-max_total_time={seconds}"), format!("-max_len={MAX_LEN}")]);
@@ -76,7 +98,7 @@ fn look(program: &Path, folder: &Path, target: &str, seconds: u32) -> Result<()>
     let broken = newest(folder, "broken-")?;
     let (Err(error), Some(broken)) = (&done, broken) else { return done };
     let hex = to_hex(&fs::read(&broken)?);
-    bail!("{error:#}\n\nKeep this as {CORPUS}/{target}/WHAT-IT-BROKE.hex, and mend what it broke:\n{hex}")
+    bail!("{error:#}\n\nKeep this as {}/WHAT-IT-BROKE.hex, and mend what it broke:\n{hex}", kept.display())
 }
 
 /// The file that was written last.
@@ -109,6 +131,16 @@ fn to_hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_is_named_with_its_part_or_without() {
+        let known = [("agent", "dns".to_owned()), ("agent", "log".to_owned()), ("ebpf/logic", "dns".to_owned())];
+        let parts = |asked| chosen(&known, asked).map(|found| found.iter().map(|(part, _)| *part).collect::<Vec<_>>());
+        assert_eq!(parts(None).unwrap().len(), 3);
+        assert_eq!(parts(Some("dns")).unwrap(), ["agent", "ebpf/logic"]);
+        assert_eq!(parts(Some("ebpf/logic/dns")).unwrap(), ["ebpf/logic"]);
+        assert!(parts(Some("tcp")).unwrap_err().to_string().contains("agent/log"));
+    }
 
     #[test]
     fn hex_is_read_as_it_is_written() {
