@@ -183,7 +183,7 @@ fn remote(family: u8, id: &[u8; SOCKID]) -> SocketAddr {
 
 /// The positive errno of an NLMSG_ERROR body; 0 is an acknowledgement.
 fn error_code(body: &[u8]) -> i32 {
-    body.first_chunk::<4>().map_or(libc::EBADMSG, |code| -i32::from_ne_bytes(*code))
+    body.first_chunk::<4>().and_then(|code| i32::from_ne_bytes(*code).checked_neg()).unwrap_or(libc::EBADMSG)
 }
 
 fn refused(what: &'static str, body: &[u8]) -> SockDiagError {

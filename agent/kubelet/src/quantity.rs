@@ -58,7 +58,7 @@ fn scaled(text: &str, scale: i128) -> Option<i64> {
         }
     }
     let total = mantissa.checked_mul(numerator)?.checked_mul(scale)?;
-    let up = if negative { total / denominator } else { (total + denominator - 1) / denominator };
+    let up = total / denominator + i128::from(!negative && total % denominator != 0);
     let signed = if negative { -up } else { up };
     Some(i64::try_from(signed).unwrap_or(if negative { i64::MIN } else { i64::MAX }))
 }
@@ -73,6 +73,7 @@ mod tests {
 
     #[test]
     fn every_suffix_is_read() {
+        assert_eq!(value(&q("1.41235134567820055534567820055555555551")), Some(2));
         assert_eq!(milli(&q("250m")), Some(250));
         assert_eq!(milli(&q("1")), Some(1000));
         assert_eq!(milli(&q("0.1")), Some(100));
