@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-pub use strake_datapath::{Cidrs, LbAlgorithm, MapSizes, XdpMode};
+pub use strake_datapath::{Cidrs, LbAlgorithm, LbMode, MapSizes, XdpMode};
 
 use strake_state::Sandboxes;
 
@@ -88,6 +88,8 @@ pub struct Config {
     pub components: BTreeSet<Component>,
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
+    /// How what comes from outside reaches a Pod on another node.
+    pub lb_mode: LbMode,
     pub maps: Maps,
     /// Whether and how packets for backends on other nodes are sent on before the stack.
     pub xdp: XdpMode,

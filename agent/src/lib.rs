@@ -30,7 +30,7 @@ mod run;
 mod service_health;
 mod standalone;
 
-pub use config::{Cidrs, Component, Config, Join, LbAlgorithm, MapSizes, Maps, XdpMode};
+pub use config::{Cidrs, Component, Config, Join, LbAlgorithm, LbMode, MapSizes, Maps, XdpMode};
 pub use error::Error;
 pub use proxy::Listen;
 pub use run::run;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use parking_lot::Mutex;
-use strake_datapath::{Datapath, XdpMode};
+use strake_datapath::{Datapath, LbMode, XdpMode};
 use strake_network::cni::{GATEWAY, GATEWAY6, NetConf};
 use strake_network::endpoint::Records;
 use strake_network::link::Netlink;
@@ -123,6 +123,7 @@ fn datapath_config(config: &Config) -> strake_datapath::Config {
     datapath.host_ports = config.has(Component::Network);
     datapath.dns = config.has(Component::Dns);
     datapath.lb_algorithm = config.lb_algorithm;
+    datapath.lb_mode = if datapath.services { config.lb_mode } else { LbMode::Snat };
     datapath.sizes = config.maps.sizes;
     datapath.max_rows = config.maps.max_rows;
     datapath.xdp = if datapath.services { config.xdp } else { XdpMode::Off };

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnetwork::Ipv4Network;
-use strake_datapath::{Cidrs, Datapath, LbAlgorithm, XdpMode};
+use strake_datapath::{Cidrs, Datapath, LbAlgorithm, LbMode, XdpMode};
 use strake_state::{Sandboxes, Scope};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,8 @@ pub struct Standalone {
     pub cluster_cidr: Cidrs,
     /// How backends are chosen for what comes from outside, where a Service does not say.
     pub lb_algorithm: LbAlgorithm,
+    /// How what comes from outside reaches a Pod on another node.
+    pub lb_mode: LbMode,
     pub maps: Maps,
     pub xdp: XdpMode,
     /// Runtimes whose sockets are not this kernel's; their Pods are named in the status.
@@ -72,7 +74,11 @@ pub async fn run(config: Standalone, token: CancellationToken) -> Result<(), Err
         );
     }
 
-    let worlds = strake_state::watch(client.clone(), &config.node_name, Scope::Proxy, token.clone());
+    let scope = match config.lb_mode {
+        LbMode::Snat => Scope::Proxy,
+        LbMode::Dsr => Scope::ProxyAndNodes,
+    };
+    let worlds = strake_state::watch(client.clone(), &config.node_name, scope, token.clone());
     let flows = flows(&datapath, worlds.clone(), &token)?;
     let mut parts = JoinSet::new();
     let listener = api::bind(&dir.join("agent.sock"))?;
@@ -101,6 +107,7 @@ fn datapath(config: &Standalone) -> strake_datapath::Config {
     datapath.host_ports = false;
     datapath.dns = false;
     datapath.lb_algorithm = config.lb_algorithm;
+    datapath.lb_mode = config.lb_mode;
     datapath.sizes = config.maps.sizes;
     datapath.max_rows = config.maps.max_rows;
     datapath.xdp = config.xdp;

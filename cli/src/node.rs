@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
 use strake_agent::{
-    Cidrs, Component, Config, Join, LbAlgorithm, Listen, MapSizes, Maps, Sandboxes, Standalone, XdpMode,
+    Cidrs, Component, Config, Join, LbAlgorithm, LbMode, Listen, MapSizes, Maps, Sandboxes, Standalone, XdpMode,
 };
 
 #[derive(clap::Args, Clone)]
@@ -56,6 +56,11 @@ pub struct NodeArgs {
     /// random, or by maglev, the same on every node
     #[arg(long, default_value = "random", value_name = "random|maglev")]
     lb_algorithm: LbAlgorithm,
+    /// How connections from outside reach a Pod on another node: snat, translated to this node's address, through which the
+    /// answers come back; or dsr, as the client's, inside IP packets, so that the Pod's node answers the client itself. The
+    /// same on every node
+    #[arg(long, default_value = "snat", value_name = "snat|dsr")]
+    load_balancer_mode: LbMode,
     /// Part of the machine's memory for what is remembered of connections, sockets and clients in BPF maps; of a control
     /// group's memory limit that the agent runs under, no more than a quarter
     #[arg(long, default_value_t = strake_agent::MEMORY_RATIO, value_name = "RATIO", value_parser = ratio)]
@@ -188,6 +193,7 @@ impl NodeArgs {
             service_cidr: self.service_cidr.into(),
             components: self.components(),
             lb_algorithm: self.lb_algorithm,
+            lb_mode: self.load_balancer_mode,
             maps: self.maps()?,
             xdp: self.xdp,
             sandboxes: self.sandboxes(),
@@ -221,6 +227,7 @@ impl NodeArgs {
             bpf_root: self.bpf_root.clone(),
             cluster_cidr: self.cluster_cidr.into(),
             lb_algorithm: self.lb_algorithm,
+            lb_mode: self.load_balancer_mode,
             maps: self.maps()?,
             xdp: self.xdp,
             sandboxes: self.sandboxes(),

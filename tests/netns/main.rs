@@ -5,6 +5,7 @@
 mod announce;
 mod change;
 mod connections;
+mod dsr;
 mod explain;
 mod full;
 mod growth;

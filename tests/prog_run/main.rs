@@ -7,6 +7,7 @@ use strake_tests::{harness, six_harness, uplink};
 
 mod announce;
 mod dns;
+mod dsr;
 mod fragments;
 mod live;
 mod load;

@@ -50,15 +50,20 @@ fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// An interface of the calling thread's namespace leaves no checksum to a device any more (`ETHTOOL_STXCSUM`).
+/// An interface of the calling thread's namespace leaves no checksum to a device any more.
 fn finish_checksums(interface: &str) {
+    leave_checksums(interface, false);
+}
+
+/// Whether checksums, and with them segments, are left to the device (`ETHTOOL_STXCSUM`).
+fn leave_checksums(interface: &str, leave: bool) {
     #[repr(C)]
     struct Request {
         name: [u8; libc::IFNAMSIZ],
         data: *mut [u32; 2],
         rest: [u64; 2],
     }
-    let mut data = [0x17, 0];
+    let mut data = [0x17, leave.into()];
     let mut request = Request { name: [0; libc::IFNAMSIZ], data: &raw mut data, rest: [0; 2] };
     request.name[..interface.len()].copy_from_slice(interface.as_bytes());
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -263,6 +268,15 @@ impl Lan {
         }
     }
 
+    /// From here on packets are as large as a veth takes, segments and checksums are made when one leaves the machine,
+    /// which none does, and nothing is sent from a driver.
+    pub fn leave_segments_to_devices(&mut self) {
+        self.queues.clear();
+        for (name, link) in [("client", "eth0"), ("n1", "up0"), ("n2", "up0"), ("web", "eth0")] {
+            within(&self.netns(name), || leave_checksums(link, true));
+        }
+    }
+
     /// What a node has counted.
     pub fn counted(&self, node: usize, counter: &str) -> u64 {
         self.datapaths[node].status().unwrap().counters[counter]
@@ -273,10 +287,15 @@ impl Lan {
         start_helper(&self.helper, &self.netns("client"), "-", arguments)
     }
 
+    /// Starts the helper in the Pod.
+    pub fn in_pod(&self, arguments: &[&str]) -> Helper {
+        start_helper(&self.helper, &self.netns("web"), "-", arguments)
+    }
+
     /// Starts the server in the Pod that answers with who asks, at both of its addresses.
     pub fn serve(&self) -> [Helper; 2] {
         [format!("{POD}:8080"), format!("[{POD6}]:8080")].map(|address| {
-            let mut server = start_helper(&self.helper, &self.netns("web"), "-", &["serve", &address, "web"]);
+            let mut server = self.in_pod(&["serve", &address, "web"]);
             assert_eq!(server.line(), "ready");
             server
         })

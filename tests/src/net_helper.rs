@@ -3,7 +3,7 @@
 //! Arguments: `CGROUP|- COMMAND ...`. Results are lines on standard output; an error of the network is the line
 //! `error KIND`, because tests expect some.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub fn main(arguments: &[String]) -> i32 {
             socket_for(address(addr)).and_then(|socket| until(number(pause_ms), udp_on(socket, address(addr))))
         }
         ["udp", addr] => udp(addr),
+        ["sink", addr] => sink(addr),
+        ["pour", addr, bytes] => pour(addr, number(bytes)),
         ["udp-from", port, addr] => udp_from(number(port) as u16, addr),
         ["udp-long", addr] => udp_long(addr),
         ["udp-connected", addr] => udp_connected(addr),
@@ -109,6 +111,33 @@ fn answer_lines(listener: &TcpListener, name: &str) -> io::Result<()> {
             Ok(())
         });
     }
+    Ok(())
+}
+
+/// Tells each connection, when it has said all, how many bytes that were, and who it is.
+fn sink(addr: &str) -> io::Result<()> {
+    let listener = TcpListener::bind(address(addr))?;
+    say("ready");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let peer = stream.peer_addr()?;
+        let count = io::copy(&mut stream, &mut io::sink())?;
+        stream.write_all(format!("{count} of {peer}\n").as_bytes())?;
+        // And as many back, so that both ways are taken by large packets.
+        io::copy(&mut io::repeat(b'.').take(count), &mut stream)?;
+    }
+    Ok(())
+}
+
+/// Says that many bytes to a [`sink`]: `COUNT of CLIENT, and COUNT back`.
+fn pour(addr: &str, bytes: u64) -> io::Result<()> {
+    let mut stream = dial(address(addr))?;
+    io::copy(&mut io::repeat(b'.').take(bytes), stream.get_mut())?;
+    stream.get_mut().shutdown(std::net::Shutdown::Write)?;
+    let mut answer = String::new();
+    stream.read_line(&mut answer)?;
+    let back = io::copy(&mut stream, &mut io::sink())?;
+    say(&format!("{}, and {back} back", answer.trim_end()));
     Ok(())
 }
 

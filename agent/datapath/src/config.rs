@@ -55,6 +55,8 @@ pub struct Config {
     pub dns: bool,
     /// How backends are chosen for what comes from outside, where the Service does not say.
     pub lb_algorithm: LbAlgorithm,
+    /// How what comes from outside reaches a Pod on another node, and its answers the client.
+    pub lb_mode: LbMode,
     /// Whether and how packets for backends on other nodes are sent on before the stack.
     pub xdp: XdpMode,
     /// Report flows through the ring buffer.
@@ -97,6 +99,7 @@ impl Config {
             sandboxes: Sandboxes::default(),
             dns: true,
             lb_algorithm: LbAlgorithm::Random,
+            lb_mode: LbMode::Snat,
             xdp: XdpMode::Auto,
             events: true,
             track_all: true,
@@ -144,5 +147,51 @@ impl std::str::FromStr for LbAlgorithm {
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text);
         found.ok_or_else(|| format!("{text} is no algorithm; there are {}", Self::ALL.map(Self::as_str).join(" and ")))
+    }
+}
+
+/// How a flow from outside reaches a Pod on another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LbMode {
+    /// As the node's own: the answers come back through it.
+    #[default]
+    Snat,
+    /// As the client's, inside an IP packet: the Pod's node answers the client itself (direct server return).
+    Dsr,
+}
+
+impl LbMode {
+    pub const ALL: [Self; 2] = [Self::Snat, Self::Dsr];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Snat => "snat",
+            Self::Dsr => "dsr",
+        }
+    }
+}
+
+impl std::str::FromStr for LbMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|mode| mode.as_str() == text);
+        found.ok_or_else(|| {
+            format!("{text} is no mode of load balancing; there are {}", Self::ALL.map(Self::as_str).join(" and "))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_of_load_balancing_are_named_as_they_are_written() {
+        for mode in LbMode::ALL {
+            assert_eq!(mode.as_str().parse(), Ok(mode));
+        }
+        assert!("ipip".parse::<LbMode>().unwrap_err().contains("snat and dsr"));
+        assert_eq!(Config::new("n", "/c", "/p").lb_mode, LbMode::Snat);
     }
 }

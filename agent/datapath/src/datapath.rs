@@ -14,8 +14,8 @@ use strake_state::{ObjectName, World};
 use tracing::{info, warn};
 
 use crate::announce::Announcer;
-use crate::compile::{Runtime, compile};
-use crate::config::Config;
+use crate::compile::{Runtime, compile, returns_directly};
+use crate::config::{Config, LbMode};
 use crate::conntrack::Connections;
 use crate::conntrack::room::{Evictions, Room, Said};
 use crate::diff::{DiffError, diff};
@@ -31,7 +31,7 @@ use crate::planner::{PlanError, Planner, Proposal};
 use crate::sizes::MapSizes;
 use crate::slices::GRACE;
 use crate::stale::sweep;
-use crate::status::{Applied, Attached, EndpointStatus, Notice, Status, Totals, now};
+use crate::status::{Applied, Attached, EndpointStatus, LbStatus, Notice, Status, Totals, now};
 use crate::sys;
 use crate::trace::{Trace, trace};
 use crate::upgrade::{Object, cleanup_clsact};
@@ -97,6 +97,7 @@ impl Datapath {
         let mut maps = KernelMaps::open(&loaded.maps_folder())?;
         let runtime = Runtime {
             uplink_ifindex: loaded.uplink_ifindex,
+            uplink_mtu: loaded.uplink_mtu,
             host_netns_cookie: if loaded.features.netns_cookie { own_netns_cookie().unwrap_or(0) } else { 0 },
         };
         let sizes = maps.sizes(config.sizes);
@@ -115,6 +116,7 @@ impl Datapath {
             let mut row = installed.config;
             row.abi_version = strake_abi::ABI_VERSION;
             row.uplink_ifindex = runtime.uplink_ifindex;
+            row.uplink_mtu = runtime.uplink_mtu;
             row.host_netns_cookie = runtime.host_netns_cookie;
             if row != installed.config {
                 maps.set_config(&row)?;
@@ -344,6 +346,7 @@ impl Datapath {
             abi_version: strake_abi::ABI_VERSION,
             features: inner.loaded.features.clone(),
             attached: attached.collect(),
+            load_balancer: inner.load_balancer(&self.config),
             xdp: inner.xdp.clone(),
             endpoints: endpoints.collect(),
             services: inner.planner.world().services.len(),
@@ -406,6 +409,17 @@ impl Inner {
         let late = maps.counters()?;
         let evicted = self.evictions.count(&early, rooms.iter().map(|room| room.rows).sum(), &late);
         Ok((rooms, evicted))
+    }
+
+    fn load_balancer(&self, config: &Config) -> LbStatus {
+        match returns_directly(self.planner.world(), config) {
+            Ok(()) => LbStatus {
+                mode: LbMode::Dsr.as_str(),
+                uplink_mtu: Some(self.loaded.uplink_mtu).filter(|mtu| *mtu != 0),
+                why: "",
+            },
+            Err(why) => LbStatus { mode: LbMode::Snat.as_str(), uplink_mtu: None, why },
+        }
     }
 
     fn names(&self) -> Names {

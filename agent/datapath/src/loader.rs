@@ -23,7 +23,7 @@ use strake_abi::config::HAVE_SET_RETVAL;
 use strake_abi::program;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, LbMode};
 use crate::features::{FeatureError, Features, check_bpffs, open_cgroup, probe_kernel};
 use crate::sizes::MapSizes;
 use crate::sys::{self, LinkTarget};
@@ -52,6 +52,10 @@ pub enum LoadError {
     Attach { name: &'static str, target: String, source: io::Error },
     #[error("attaching {name} to {target} with clsact")]
     Clsact { name: &'static str, target: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("direct server return (--load-balancer-mode=dsr) sends packets by the uplink, and no uplink is named")]
+    DsrWithoutUplink,
+    #[error("the uplink {name} does not tell its MTU, which direct server return needs")]
+    NoMtu { name: String, source: std::io::Error },
     #[error("the uplink {name} does not exist in this network namespace")]
     NoUplink { name: String, source: nix::Error },
     #[error("removing {path}")]
@@ -78,6 +82,8 @@ pub struct Loaded {
     ebpf: Ebpf,
     pub features: Features,
     pub uplink_ifindex: u32,
+    /// Its MTU, where that is asked for ([`LbMode::Dsr`]); else 0.
+    pub uplink_mtu: u32,
     /// By link name: where, and how.
     pub attached: BTreeMap<String, (String, Attachment)>,
     links: PathBuf,
@@ -112,6 +118,13 @@ pub fn load(config: &Config, object: &Object) -> Result<Loaded, LoadError> {
         None => 0,
         Some(name) => nix::net::if_::if_nametoindex(name.as_str())
             .map_err(|source| LoadError::NoUplink { name: name.clone(), source })?,
+    };
+    let uplink_mtu = match (&config.uplink, config.lb_mode) {
+        (_, LbMode::Snat) => 0,
+        (None, LbMode::Dsr) => return Err(LoadError::DsrWithoutUplink),
+        (Some(name), LbMode::Dsr) => {
+            sys::mtu(name).map_err(|source| LoadError::NoMtu { name: name.clone(), source })?
+        }
     };
     let clsact = config.force_clsact || !features.tcx;
     let (root, cgroup) = (config.bpf_root.clone(), config.cgroup_root.clone());
@@ -157,6 +170,7 @@ pub fn load(config: &Config, object: &Object) -> Result<Loaded, LoadError> {
         ebpf,
         features,
         uplink_ifindex,
+        uplink_mtu,
         attached: BTreeMap::new(),
         links,
         clsact,

@@ -65,12 +65,27 @@ pub struct EndpointStatus {
     pub opted_out: Option<String>,
 }
 
+/// How flows from outside reach Pods on other nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LbStatus {
+    /// `snat` or `dsr`.
+    pub mode: &'static str,
+    /// Longest IP packet that the uplink takes, where that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uplink_mtu: Option<u32>,
+    /// Why it is not what was asked for.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub why: &'static str,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     pub abi_version: u32,
     pub features: Features,
     pub attached: Vec<Attached>,
+    /// How what comes from outside reaches Pods on other nodes.
+    pub load_balancer: LbStatus,
     /// Where packets for backends on other nodes are sent on before the stack.
     pub xdp: XdpStatus,
     pub endpoints: Vec<EndpointStatus>,

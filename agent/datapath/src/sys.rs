@@ -321,6 +321,28 @@ pub struct Driver {
     pub is_device: bool,
 }
 
+/// Asks for the MTU of an interface of the calling thread's network namespace (`SIOCGIFMTU`).
+pub fn mtu(interface: &str) -> io::Result<u32> {
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        mtu: libc::c_int,
+        rest: [u8; 20],
+    }
+    const { assert!(size_of::<Request>() == size_of::<libc::ifreq>()) };
+    if interface.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    let mut request = Request { name: [0; libc::IFNAMSIZ], mtu: 0, rest: [0; 20] };
+    request.name[..interface.len()].copy_from_slice(interface.as_bytes());
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
+    // SAFETY: the request is laid out as the kernel's `struct ifreq`.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(request.mtu.unsigned_abs())
+}
+
 /// Asks for the driver of an interface (`ETHTOOL_GDRVINFO`).
 pub fn driver(interface: &str) -> io::Result<Driver> {
     const ETHTOOL_GDRVINFO: u32 = 3;

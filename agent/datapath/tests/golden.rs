@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Model, change, sizes};
-use strake_datapath::{Config, Installed, MapSizes, Runtime, apply, check, compile, diff};
+use strake_datapath::{Config, Installed, LbMode, MapSizes, Runtime, apply, check, compile, diff};
 use strake_state::{Cache, Change, Kind, World};
 
 fn world(objects: &[serde_json::Value]) -> World {
@@ -26,10 +26,10 @@ fn world(objects: &[serde_json::Value]) -> World {
     cache.snapshot()
 }
 
-fn contents(input: &str) -> String {
+fn contents(input: &str, config: &Config) -> String {
     let list: serde_json::Value = serde_saphyr::from_str(input).unwrap();
     let world = world(list["items"].as_array().unwrap());
-    let desired = compile(&world, &Config::new("n1", "/cgroup", "/pins"), Runtime::default());
+    let desired = compile(&world, config, Runtime::default());
     check(&desired, &MapSizes::default()).unwrap();
     let mut model = Model::default();
     let (plan, _) = diff(&Installed::empty(&sizes()), &desired).unwrap();
@@ -39,6 +39,24 @@ fn contents(input: &str) -> String {
         text.push_str(&format!("WARNING {} {}\n", warning.object, warning.message));
     }
     text
+}
+
+fn config() -> Config {
+    Config::new("n1", "/cgroup", "/pins")
+}
+
+/// Beside another CNI plugin a node knows its Pods by its podCIDR: where one has none, everything is translated.
+#[test]
+fn a_node_without_pod_cidr_is_sent_nothing_in_packets() {
+    let input = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/dsr.yaml")).unwrap();
+    let alone = Config { lb_mode: LbMode::Dsr, host_ports: false, dns: false, ..config() };
+    assert!(contents(&input, &alone).contains(" dsr"));
+    let without = input.replace("  spec: {podCIDR: 10.244.1.0/24, podCIDRs: [10.244.1.0/24]}\n", "");
+    assert_ne!(without, input);
+    assert!(!contents(&without, &alone).contains(" dsr"));
+    // With a network of ours it is a matter of time.
+    assert!(contents(&without, &Config { lb_mode: LbMode::Dsr, ..config() }).contains(" dsr"));
+    assert!(!contents(&input, &config()).contains(" dsr"));
 }
 
 #[test]
@@ -53,7 +71,8 @@ fn map_contents_are_as_written_down() {
             continue;
         }
         cases += 1;
-        let found = contents(&fs::read_to_string(&path).unwrap());
+        let lb_mode = if path.file_stem().is_some_and(|name| name == "dsr") { LbMode::Dsr } else { LbMode::Snat };
+        let found = contents(&fs::read_to_string(&path).unwrap(), &Config { lb_mode, ..config() });
         let expected = path.with_extension("txt");
         if bless {
             fs::write(&expected, &found).unwrap();

@@ -34,6 +34,8 @@ pub enum Scope {
     Cluster,
     /// Those that kube-proxy follows: Services that no other proxy answers, their EndpointSlices, this Node.
     Proxy,
+    /// The same and every Node, which kube-proxy's role allows too: what another node sends is to be told from anybody's.
+    ProxyAndNodes,
 }
 
 /// What is asked for of each kind.
@@ -49,9 +51,12 @@ impl Selectors {
         let all = watcher::Config::default;
         match scope {
             Scope::Cluster => Self { services: all(), nodes: all(), others: all() },
-            Scope::Proxy => Self {
+            Scope::Proxy | Scope::ProxyAndNodes => Self {
                 services: all().labels(&format!("!{SERVICE_PROXY_NAME},!{HEADLESS}")),
-                nodes: all().fields(&format!("metadata.name={node_name}")),
+                nodes: match scope {
+                    Scope::Proxy => all().fields(&format!("metadata.name={node_name}")),
+                    _ => all(),
+                },
                 others: all(),
             },
         }
@@ -232,4 +237,20 @@ fn denied(error: &watcher::Error) -> bool {
 /// The server's own words where there are any.
 fn said(error: &watcher::Error) -> String {
     status(error).map_or_else(|| error.to_string(), |status| status.message.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_asks_for_its_node_alone_unless_it_must_know_the_others() {
+        let asked = |scope| Selectors::of(scope, "n1");
+        assert_eq!(asked(Scope::Cluster).services.label_selector, None);
+        let (alone, all) = (asked(Scope::Proxy), asked(Scope::ProxyAndNodes));
+        assert_eq!(alone.services.label_selector, all.services.label_selector);
+        assert!(all.services.label_selector.is_some());
+        assert_eq!(alone.nodes.field_selector.as_deref(), Some("metadata.name=n1"));
+        assert_eq!(all.nodes.field_selector, None);
+    }
 }

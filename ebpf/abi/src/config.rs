@@ -17,6 +17,9 @@ pub const TRACK_ALL: u32 = 1 << 2;
 pub const EVENTS: u32 = 1 << 3;
 /// Hand packets between Pods of the node straight over, past its routing. Off where another proxy translates them there.
 pub const DIRECT: u32 = 1 << 4;
+/// Send what comes from outside for a Pod on another node there in a packet of its own (IP in IP), and take out of one what
+/// another node sends so: the backend's node answers the client (direct server return).
+pub const DSR: u32 = 1 << 5;
 /// The programs share their hooks with those of another version for a moment, which come before or behind them: a packet
 /// that was seen to is marked, and one that is marked is left alone. Set by the agent while it exchanges programs whose maps
 /// differ. The meaning of this bit and the next, and that they are in `flags`, must not change between versions.
@@ -35,7 +38,7 @@ abi_struct! {
     pub struct Config: 216 {
         /// [`crate::ABI_VERSION`] of the agent that wrote the maps.
         pub abi_version: u32 = 0,
-        /// [`MASQUERADE`], [`DNS`], [`TRACK_ALL`], [`EVENTS`], [`DIRECT`].
+        /// [`MASQUERADE`], [`DNS`], [`TRACK_ALL`], [`EVENTS`], [`DIRECT`], [`DSR`].
         pub flags: u32 = 4,
         /// Address of the uplink: the source of masqueraded traffic and of NodePort traffic to remote backends.
         pub node_ip: Addr4 = 8,
@@ -76,8 +79,8 @@ abi_struct! {
         /// The agent's note to itself, of no meaning to the programs: no [`crate::service::Service::id`] or
         /// [`crate::service::Backend::id`] was ever handed out at or above it, so ids are not reused across restarts.
         pub next_id: u32 = 80,
-        /// Zero.
-        pub reserved: u32 = 84,
+        /// Longest IP packet that the uplink takes; 0 if unknown. Used with [`DSR`].
+        pub uplink_mtu: u32 = 84,
         /// IPv6 address of the uplink; `::` if there is none: then IPv6 is not masqueraded, and an IPv6 NodePort has no
         /// way to remote backends.
         pub node_ip6: Addr6 = 88,

@@ -109,6 +109,10 @@ pub const CT_SNAT: u16 = 1 << 6;
 /// Another border tells the opening and closing of this flow.
 pub const CT_QUIET: u16 = 1 << 7;
 
+/// The packets go on inside others, as they came, to the node of `to.dst`, and the answers do not come back this way: the
+/// flow has one row.
+pub const CT_DSR: u16 = 1 << 8;
+
 named_enum! {
     /// State of a flow (RFC 9293, for SCTP RFC 9260, seen from the middle). UDP and ICMP use `New` and `Established` only.
     pub enum FlowState {

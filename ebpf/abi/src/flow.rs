@@ -93,6 +93,10 @@ named_enum! {
         ExtensionHeaders = 18 => "ipv6_extension_headers",
         /// A fragmented SCTP packet whose ports would have to change, and its checksum with them.
         SctpFragment = 19 => "sctp_fragment",
+        /// With the header that takes it to the backend's node, it is longer than the uplink takes.
+        PacketTooBig = 20 => "packet_too_big",
+        /// Another node sent it for a Service or a backend that this node does not know.
+        TunnelUnknown = 21 => "tunnel_unknown",
     }
 }
 

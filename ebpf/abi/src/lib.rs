@@ -41,6 +41,7 @@
 //! | 5 | [`conntrack::PARKED`]; [`conntrack::FragmentPorts`] has an age |
 //! | 6 | [`announce::ANNOUNCED`] |
 //! | 7 | one more counter, [`flow::Counter::XdpForwarded`] |
+//! | 8 | `CONFIG` has the uplink's MTU where it had zero |
 
 #![no_std]
 
@@ -63,7 +64,7 @@ pub use addr::{Addr4, Addr6, Cidr4, Cidr6, Mac, Port};
 /// Version of everything in this crate, for people: which of two agents is the later. What decides whether a pinned map is
 /// used as it is, is how its rows look (`layout`); and a map that does not look so is made anew and its rows carried over,
 /// by the names of fields. So a field is never given another meaning under its old name.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Transport protocols, as in the IPv4 header and at the end of IPv6's chain (IANA protocol numbers).
 pub mod proto {

@@ -102,6 +102,8 @@ pub const SERVICE_ADMITS_NODE: u32 = 1 << 3;
 /// With a [`Service::source_list`]: so is every Pod of this node. This is what a socket hook goes by where it cannot tell
 /// the address of the socket's Pod.
 pub const SERVICE_ADMITS_PODS: u32 = 1 << 4;
+/// Flows from outside to a Pod on another node go there as they came (see [`crate::config::DSR`]).
+pub const SERVICE_DSR: u32 = 1 << 5;
 
 abi_struct! {
     /// What a frontend leads to.

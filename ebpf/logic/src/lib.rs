@@ -21,3 +21,4 @@ pub mod plain;
 pub mod reply;
 pub mod rewrite;
 pub mod sctp;
+pub mod tunnel;

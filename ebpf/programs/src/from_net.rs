@@ -3,7 +3,7 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use strake_abi::config::{Config, HANDOVER};
-use strake_abi::conntrack::{BORDER_NET, CT_REDIRECT, CT_TRANSLATED, FlowState, Tuple};
+use strake_abi::conntrack::{BORDER_NET, CT_DSR, CT_REDIRECT, CT_TRANSLATED, FlowState, Tuple};
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_abi::service::{SCOPE_EXTERNAL, SERVICE_DROP_IF_EMPTY, Service};
 use strake_abi::{Addr4, Addr6};
@@ -17,7 +17,7 @@ use crate::skb::{Action, DROP, Kind, NEXT, PASS, Packet, Skb, code, out_to_neigh
 use crate::translate::apply;
 use crate::wire::Wire;
 use crate::work::Work;
-use crate::{announce, maps, outside, park, service, track};
+use crate::{announce, dsr, maps, outside, park, service, track};
 
 #[classifier]
 pub fn from_net(ctx: TcContext) -> i32 {
@@ -31,12 +31,17 @@ pub fn from_net(ctx: TcContext) -> i32 {
     if announce::is_arp(skb) {
         return code::<Addr4>(skb, Hook::FromNet, announce::answer_arp(skb));
     }
-    code_or_refuse::<Addr4>(skb, Hook::FromNet, settle(run::<Addr4>(skb)))
+    refuse_or_go_on::<Addr4>(skb, settle(run::<Addr4>(skb)))
 }
 
 #[inline(never)]
 fn six(skb: Skb) -> i32 {
-    code_or_refuse::<Addr6>(skb, Hook::FromNet, settle(run::<Addr6>(skb)))
+    refuse_or_go_on::<Addr6>(skb, settle(run::<Addr6>(skb)))
+}
+
+#[inline(always)]
+fn refuse_or_go_on<A: Wire>(skb: Skb, action: Action) -> i32 {
+    code_or_refuse::<A>(skb, Hook::FromNet, dsr::told_what_fits::<A>(skb, action))
 }
 
 #[inline(always)]
@@ -44,12 +49,16 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     // A node without configuration is a node without Services: its own traffic goes on.
     let Some(config) = maps::config() else { return Ok(PASS) };
     let Some(work) = A::work() else { return Ok(PASS) };
-    let packet = &mut work.packet;
-    if !packet.read_headers(skb) {
+    if !work.packet.read_headers(skb) {
         return Ok(PASS);
     }
+    work.inner = dsr::is_wrapped(config, &work.packet);
+    if work.inner && !dsr::unwrap(skb, work) {
+        return Err(DropReason::Malformed);
+    }
+    let Work { packet, inner, .. } = &mut *work;
     if packet.read(skb, BORDER_NET).is_err() {
-        return Ok(PASS);
+        return left(*inner);
     }
     if packet.kind == Kind::Lost && park::hold(skb, packet, BORDER_NET) {
         return Ok(DROP);
@@ -59,11 +68,12 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
     }
     match packet.kind {
         Kind::Flow => {}
+        _ if *inner => return Err(DropReason::TunnelUnknown),
         Kind::IcmpError => return Ok(A::icmp_error(skb, Hook::FromNet, BORDER_NET, work)),
         Kind::Other => return Ok(A::neighbour(skb, work)),
         Kind::Lost => return Ok(PASS),
     }
-    let Work { packet, new, .. } = &mut *work;
+    let Work { packet, new, frame, inner, chosen, .. } = &mut *work;
     packet.now_ns = now_ns();
     let now_s = seconds(packet.now_ns);
     packet.put_key(&mut new.key, BORDER_NET);
@@ -72,16 +82,27 @@ fn run<A: Wire>(skb: Skb) -> Result<Action, DropReason> {
         && track::is_live(config, key, row, packet.tcp_flags, now_s)
         // The programs behind may have given its port to another flow already.
         && (config.flags & HANDOVER == 0 || row.state != FlowState::Closed as u8)
+        // The asked node may have chosen another Pod since.
+        && (!*inner || row.to.dst == chosen.addr)
     {
         // See `translate::carry`.
         let flags = row.flags;
         track::touch(Hook::FromNet, key, row, packet, now_s);
         if flags & CT_TRANSLATED == 0 {
-            return Ok(PASS);
+            return left(*inner);
+        }
+        if flags & CT_DSR != 0 {
+            return Ok(dsr::encapsulate(skb, config, packet, frame, &row.to));
         }
         return forward(skb, packet, &row.to, flags);
     }
-    Ok(open(skb, work, config))
+    Ok(if work.inner { dsr::open(skb, work, config) } else { open(skb, work, config) })
+}
+
+/// What is not ours is the stack's, but for what came inside another packet: it would go back to where that came from.
+#[inline(always)]
+fn left(inner: bool) -> Result<Action, DropReason> {
+    if inner { Err(DropReason::TunnelUnknown) } else { Ok(PASS) }
 }
 
 #[inline(always)]
@@ -152,5 +173,9 @@ fn opened<A: Wire>(
     track::open(config, work)?;
     count(Counter::ServiceOpened);
     report::opened(Hook::FromNet, work.packet.ip.proto, &work.new.key.tuple, &work.new.row);
-    forward(skb, &work.packet, &work.new.row.to, work.new.row.flags)
+    let Work { packet, new, frame, .. } = work;
+    if new.row.flags & CT_DSR != 0 {
+        return Ok(dsr::encapsulate(skb, config, packet, frame, &new.row.to));
+    }
+    forward(skb, packet, &new.row.to, new.row.flags)
 }

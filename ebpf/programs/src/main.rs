@@ -39,6 +39,7 @@
 //! | delivery to a Pod of this node | [`from_pod`], past the routing and the veth's queue |
 //! | NodePort, local backend | [`from_net`], undone by [`to_net`] |
 //! | NodePort, remote backend | [`from_net`] both ways, or [`xdp`] in front of it |
+//! | the same with direct server return | [`dsr`]: into a packet by [`from_net`] here, out of it by [`from_net`] there |
 //! | masquerade | [`to_net`], undone by [`from_net`] |
 //! | no endpoint, unknown port | [`refuse`]: reset or "port unreachable"; sockets get ECONNREFUSED from [`sock`] |
 //! | ICMP errors of translated flows | [`icmp`], [`icmp6`], at the border of the flow |
@@ -68,6 +69,7 @@
 
 mod announce;
 mod dns;
+mod dsr;
 mod family;
 mod from_net;
 mod from_pod;

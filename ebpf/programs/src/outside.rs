@@ -1,7 +1,7 @@
 //! What a new flow from outside is given: the same by the stack's hook and by the driver's.
 
 use strake_abi::config::Config;
-use strake_abi::conntrack::{BORDER_NET, CT_REDIRECT, CT_SNAT};
+use strake_abi::conntrack::{BORDER_NET, CT_DSR, CT_REDIRECT, CT_SNAT, CT_TRANSLATED};
 use strake_abi::flow::DropReason;
 use strake_abi::service::{BACKEND_LOCAL, Service};
 use strake_logic::choose;
@@ -9,9 +9,9 @@ use strake_logic::choose;
 use crate::report::seconds;
 use crate::service::{self, Target};
 use crate::skb::Packet;
-use crate::track;
 use crate::wire::Wire;
 use crate::work::Work;
+use crate::{dsr, track};
 
 /// The backend of a packet's flow, if the Service has any.
 #[inline(always)]
@@ -32,12 +32,17 @@ pub fn lead<A: Wire>(
     ifindex: u32,
 ) -> Result<(), DropReason> {
     track::begin(work, ifindex, BORDER_NET);
-    let row = &mut work.new.row;
+    let Work { packet, new, .. } = work;
+    let row = &mut new.row;
     row.to.dst = backend.addr;
     row.to.dport = backend.port;
     row.service_id = service.id;
     row.backend_id = backend.id;
     if backend.flags & BACKEND_LOCAL == 0 {
+        if dsr::serves(config, service, backend, &packet.tuple.src) {
+            row.flags = CT_DSR | CT_TRANSLATED;
+            return Ok(());
+        }
         // Without an address of its own the node cannot stand in for the client.
         let Some(node) = A::node(config) else { return Err(DropReason::NotConfigured) };
         row.to.src = node;

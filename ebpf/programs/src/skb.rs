@@ -105,6 +105,13 @@ impl Skb {
         unsafe { (*self.0).len }
     }
 
+    /// Whether the kernel has put it together from several, or will take it apart.
+    #[inline(always)]
+    pub fn is_gso(self) -> bool {
+        // SAFETY: see `len`.
+        unsafe { (*self.0).gso_size != 0 }
+    }
+
     /// The interface that the program is attached to.
     #[inline(always)]
     pub fn ifindex(self) -> u32 {

@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use strake_abi::config::Config;
 use strake_abi::conntrack::{
-    CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_QUIET, CT_SNAT, CT_TRANSLATED, Conntrack, ConntrackKey, DIRECTION_ORIGINAL,
-    DIRECTION_REPLY, FlowState, Tuple,
+    CT_DSR, CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_QUIET, CT_SNAT, CT_TRANSLATED, Conntrack, ConntrackKey,
+    DIRECTION_ORIGINAL, DIRECTION_REPLY, FlowState, Tuple,
 };
 use strake_abi::flow::{Counter, DropReason, Hook};
 use strake_logic::{choose, flow};
@@ -55,7 +55,7 @@ pub fn touch<A: Wire>(hook: Hook, key: &ConntrackKey<A>, row: &mut Conntrack<A>,
     row.bytes += u64::from(packet.len);
     if flow::is_event(key.proto, packet.tcp_flags) {
         follow(hook, key, row, packet.tcp_flags);
-    } else if row.state == FlowState::New as u8 && row.direction == DIRECTION_REPLY {
+    } else if row.state == FlowState::New as u8 && (row.direction == DIRECTION_REPLY || row.flags & CT_DSR != 0) {
         row.state = FlowState::Established as u8;
     }
 }
@@ -153,6 +153,20 @@ fn answers<A: Copy>(out: &mut Conntrack<A>, row: &Conntrack<A>, asked: &Tuple<A>
 /// is taken: that is how collisions are found, and how ports are allocated.
 #[inline(never)]
 pub fn open<A: Wire>(config: &Config, work: &mut Work<A>) -> Result<(), DropReason> {
+    // With direct server return the answers do not pass here.
+    if work.new.row.flags & CT_DSR == 0 {
+        expect_answers(config, work)?;
+    }
+    let New { row, key, .. } = &work.new;
+    if A::conntrack().insert(key, row, u64::from(BPF_NOEXIST)).is_err() {
+        replace(key, row)?;
+    }
+    count(Counter::ConntrackCreated);
+    Ok(())
+}
+
+#[inline(always)]
+fn expect_answers<A: Wire>(config: &Config, work: &mut Work<A>) -> Result<(), DropReason> {
     let Work { new, reply, .. } = &mut *work;
     answers(reply, &new.row, &new.key.tuple);
     mirror(&mut new.reply_key.tuple, &new.row.to);
@@ -165,12 +179,7 @@ pub fn open<A: Wire>(config: &Config, work: &mut Work<A>) -> Result<(), DropReas
     if A::conntrack().insert(&new.reply_key, &*reply, u64::from(BPF_NOEXIST)).is_err() {
         settle_answers(config, work)?;
     }
-    let New { row, key, .. } = &mut work.new;
-    row.flags = work.reply.flags;
-    if A::conntrack().insert(&*key, &*row, u64::from(BPF_NOEXIST)).is_err() {
-        replace(&*key, &*row)?;
-    }
-    count(Counter::ConntrackCreated);
+    work.new.row.flags = work.reply.flags;
     Ok(())
 }
 

@@ -21,19 +21,16 @@ use strake_logic::packet::{self, ETH_LEN, Ip, Ipv4, ethertype};
 use strake_logic::reply::{self, TAIL_LEN};
 use strake_logic::{checksum, icmp, rewrite};
 
+use crate::dsr::Outer;
 use crate::family::Address;
-use crate::route::Answer;
 use crate::maps::{CONNTRACK, ENDPOINTS_BY_IP, FRAGMENTS, NODES, ROUTES, SCRATCH, SERVICES, get};
+use crate::route::Answer;
 use crate::service::{self, Client};
 use crate::skb::{Action, Kind, PASS, Skb};
 use crate::work::Work;
 
 /// See above.
-pub trait Wire: Address + Client + rewrite::Address + Into<Addr6> {
-    /// Ethernet and the fixed part of the header.
-    type Head: Copy + 'static;
-    /// The front of a packet that is built in place.
-    type Frame: 'static;
+pub trait Wire: Address + Client + Outer + rewrite::Address + Into<Addr6> {
     /// An ICMP error, and what becomes of it.
     type Error: 'static;
     type Rewrite: 'static;
@@ -118,8 +115,6 @@ pub trait Wire: Address + Client + rewrite::Address + Into<Addr6> {
 }
 
 impl Wire for Addr4 {
-    type Head = packet::Head;
-    type Frame = reply::Frame;
     type Error = icmp::Error;
     type Rewrite = icmp::Rewrite;
     type Dns = Scratch;

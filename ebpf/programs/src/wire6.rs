@@ -12,16 +12,16 @@ use strake_logic::packet::{ETH_LEN, Fragment, ethertype};
 use strake_logic::reply::TAIL_LEN;
 
 use crate::announce;
+use crate::maps::{
+    CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, ROUTES_V6, SCRATCH_V6, SERVICES_V6, get,
+};
 use crate::route::Answer;
-use crate::maps::{CONNTRACK_V6, ENDPOINTS, ENDPOINTS_IP_V6, FRAGMENTS_V6, NODES_V6, ROUTES_V6, SCRATCH_V6, SERVICES_V6, get};
 use crate::service;
 use crate::skb::{Action, PASS, Skb};
 use crate::wire::Wire;
 use crate::work::Work;
 
 impl Wire for Addr6 {
-    type Head = ipv6::Head;
-    type Frame = reply::Frame;
     type Error = icmp::Error;
     type Rewrite = icmp::Rewrite;
     type Dns = ();

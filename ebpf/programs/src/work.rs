@@ -3,6 +3,7 @@
 
 use strake_abi::conntrack::Conntrack;
 
+use crate::service::Target;
 use crate::skb::Packet;
 use crate::track::New;
 use crate::wire::Wire;
@@ -17,6 +18,9 @@ pub struct Work<A: Wire> {
     pub reply: Conntrack<A>,
     /// See [`strake_logic::flow::hold_s`].
     pub hold_s: [i64; 4],
+    /// Whether the packet came inside another, and the backend that the other node chose for it.
+    pub inner: bool,
+    pub chosen: Target<A>,
     /// The front of a packet that is built in place.
     pub frame: A::Frame,
     /// A transport header.

@@ -24,9 +24,9 @@ use strake_logic::packet::ethertype;
 use strake_logic::plain::Plain;
 
 use crate::report::{self, count, now_ns, seconds};
+use crate::route::{self, Route};
 use crate::wire::Wire;
 use crate::work::Work;
-use crate::route::{self, Route};
 use crate::xdp_frame::Frame;
 use crate::{maps, outside, service, track};
 

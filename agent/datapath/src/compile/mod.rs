@@ -31,11 +31,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use strake_abi::addr::{Addr6, Port};
-use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT, ServiceKey6};
+use strake_abi::service::{
+    SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_DSR, SERVICE_NODE_PORT, ServiceKey6,
+};
 use strake_state::{LB_ALGORITHM, ObjectName, Protocol, Service, ServicePort, SessionAffinity, TrafficPolicy, World};
 
 use crate::check::AFFINITY_MAX_S;
-use crate::config::{Config, LbAlgorithm};
+use crate::config::{Config, LbAlgorithm, LbMode};
 use crate::desired::{Desired, Frontend, Set, Warning};
 use crate::hash::HashMap;
 
@@ -72,6 +74,18 @@ pub(crate) fn compile_services(
 
 fn start(config: &Config, node: &NodeView, runtime: Runtime) -> Desired {
     Desired { config: node_config(config, node, runtime), ..Desired::default() }
+}
+
+/// Whether Pods of other nodes can be sent what comes from outside as it came; else why not.
+pub(crate) fn returns_directly(world: &World, config: &Config) -> Result<(), &'static str> {
+    if config.lb_mode == LbMode::Snat || !config.services {
+        return Err("");
+    }
+    // Where Pods' interfaces are another plugin's, this is what a Pod's node knows it by.
+    if !config.host_ports && world.nodes.values().any(|node| node.pod_cidrs.is_empty()) {
+        return Err("a Node has no podCIDR, by which it would know what is for its Pods: sources are translated");
+    }
+    Ok(())
 }
 
 /// IPv4 or IPv6.
@@ -139,6 +153,8 @@ struct Compiler<'a> {
     node: NodeView,
     /// Who has a key: its kind, its Service and its index in `desired.frontends`.
     taken: HashMap<ServiceKey6, (FrontendKind, Box<str>, usize)>,
+    /// Why what comes from outside is translated, where it is not to be.
+    direct: Result<(), &'static str>,
     /// The index of each list in `desired.source_lists`.
     source_lists: HashMap<Vec<IpNetwork>, usize>,
     desired: &'a mut Desired,
@@ -159,7 +175,8 @@ struct Sets<'a> {
 
 impl<'a> Compiler<'a> {
     fn new(world: &'a World, config: &'a Config, node: NodeView, desired: &'a mut Desired) -> Self {
-        Self { world, config, node, taken: HashMap::default(), source_lists: HashMap::default(), desired }
+        let (taken, source_lists, direct) = (HashMap::default(), HashMap::default(), returns_directly(world, config));
+        Self { world, config, node, taken, direct, source_lists, desired }
     }
 }
 
@@ -285,7 +302,11 @@ impl Compiler<'_> {
         }
         let drop_if_empty = policy == TrafficPolicy::Local && sets.selection.anywhere;
         let sources = if kind == FrontendKind::LoadBalancer { sets.sources } else { Sources::default() };
-        let flags = flags | sources.flags | if drop_if_empty { SERVICE_DROP_IF_EMPTY } else { 0 };
+        let direct = key.scope == SCOPE_EXTERNAL && self.direct.is_ok() && policy == TrafficPolicy::Cluster;
+        let flags = flags
+            | sources.flags
+            | if drop_if_empty { SERVICE_DROP_IF_EMPTY } else { 0 }
+            | if direct { SERVICE_DSR } else { 0 };
         let frontend = Frontend { key, set, sources: sources.list, flags };
         let index = match index {
             Some(index) => {

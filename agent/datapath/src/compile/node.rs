@@ -11,7 +11,7 @@ use strake_state::World;
 
 use super::v4;
 use crate::cidrs::Cidrs;
-use crate::config::Config;
+use crate::config::{Config, LbMode};
 use crate::hash::HashMap;
 
 /// Idle seconds of flows in the packet path, as nf_conntrack has them by default.
@@ -24,6 +24,8 @@ const TCP_CLOSING_TIMEOUT_S: u32 = 120;
 pub struct Runtime {
     /// 0 if there is no uplink.
     pub uplink_ifindex: u32,
+    /// Longest IP packet that it takes; 0 if unknown.
+    pub uplink_mtu: u32,
     /// 0 if unknown.
     pub host_netns_cookie: u64,
 }
@@ -100,11 +102,13 @@ pub(super) fn node_config(config: &Config, node: &NodeView, runtime: Runtime) ->
             | flag(config.track_all, abi_config::TRACK_ALL)
             | flag(config.events, abi_config::EVENTS)
             // Another proxy's translation sits between the Pods, in the node's own stack.
-            | flag(config.services, abi_config::DIRECT),
+            | flag(config.services, abi_config::DIRECT)
+            | flag(config.services && config.lb_mode == LbMode::Dsr, abi_config::DSR),
         node_ip: node.ip.unwrap_or(Ipv4Addr::UNSPECIFIED).into(),
         cluster_dns: if config.dns { config.cluster_dns } else { Ipv4Addr::UNSPECIFIED }.into(),
         pod_gateway: config.pod_gateway.into(),
         uplink_ifindex: runtime.uplink_ifindex,
+        uplink_mtu: runtime.uplink_mtu,
         pod_cidr: node.pod_cidr.map(cidr).unwrap_or_default(),
         cluster_cidr: config.cluster_cidr.v4.map(cidr).unwrap_or_default(),
         service_cidr: services.v4.map(cidr).unwrap_or_default(),

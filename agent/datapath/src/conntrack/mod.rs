@@ -17,8 +17,8 @@ use serde::Serialize;
 use strake_abi::addr::Addr6;
 use strake_abi::config::Config as AbiConfig;
 use strake_abi::conntrack::{
-    BORDER_POD, CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_HAIRPIN, CT_QUIET, CT_REDIRECT, CT_SNAT, CT_SOCKET, CT_TRANSLATED,
-    DIRECTION_REPLY, FlowState,
+    BORDER_POD, CT_DSR, CT_FIN_ORIGINAL, CT_FIN_REPLY, CT_HAIRPIN, CT_QUIET, CT_REDIRECT, CT_SNAT, CT_SOCKET,
+    CT_TRANSLATED, DIRECTION_REPLY, FlowState,
 };
 use strake_abi::proto;
 use strake_abi::sock::{SOCK_FLOWS, SOCK_FLOWS_V6, SockFlow, SockFlow6};
@@ -400,13 +400,15 @@ fn flag_words(pair: &Pair) -> Vec<&'static str> {
         (CT_REDIRECT, "redirected"),
         (CT_SOCKET, "socket-hook"),
         (CT_SNAT, "source-translated"),
+        (CT_DSR, "answered-directly"),
         (CT_FIN_ORIGINAL, "fin-from-source"),
         (CT_FIN_REPLY, "fin-from-destination"),
         (CT_QUIET, "told-at-pod"),
     ];
     let mut words: Vec<_> = words.into_iter().filter(|(bit, _)| flags & bit != 0).map(|(_, word)| word).collect();
     match (&pair.original, &pair.reply) {
-        (Some(_), None) => words.push("no-reply-row"),
+        // With direct server return the answers have none.
+        (Some(side), None) if side.flags & CT_DSR == 0 => words.push("no-reply-row"),
         (None, Some(_)) => words.push("no-original-row"),
         _ => {}
     }

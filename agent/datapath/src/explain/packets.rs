@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use strake_abi::addr::Port;
 use strake_abi::config::{DIRECT, DNS, MASQUERADE};
 use strake_abi::conntrack::{
-    BORDER_NET, BORDER_POD, CONNTRACK, CONNTRACK_V6, CT_HAIRPIN, CT_REDIRECT, DIRECTION_REPLY,
+    BORDER_NET, BORDER_POD, CONNTRACK, CONNTRACK_V6, CT_DSR, CT_HAIRPIN, CT_REDIRECT, DIRECTION_REPLY,
 };
 use strake_abi::dns::DNS_NAMES;
 use strake_abi::endpoint::{ENDPOINTS, ENDPOINTS_BY_IP, ENDPOINTS_IP_V6};
 use strake_abi::flow::DropReason;
 use strake_abi::program::XDP_LB;
 use strake_abi::proto;
-use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, Service, ServiceKey6};
+use strake_abi::service::{SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_DROP_IF_EMPTY, SERVICE_DSR, Service, ServiceKey6};
 use strake_logic::maglev::Flow;
 
 use super::lookup::Choice;
@@ -26,6 +26,9 @@ use crate::xdp::XdpAttached;
 /// What the driver's hook does with a flow for another node.
 const NEXT_HOP: &str = "; sent on before the stack, or by from_net while the next hop's address is not known or the packet \
                         is not plain";
+
+/// How a packet goes with direct server return.
+const INSIDE: &str = ", as it came, inside an IP packet to its Pod";
 
 fn is_icmp(protocol: u8) -> bool {
     matches!(protocol, proto::ICMP | proto::ICMPV6)
@@ -162,7 +165,13 @@ impl Walk<'_> {
     /// A connection that is known keeps what was decided when it began.
     pub fn goes_on(&mut self, hook: &str, sees: String, told: Vec<Lookup>, row: &Side) -> Result<End, MapsError> {
         let (source, destination) = (row.to.src, row.to.dst);
-        self.step(hook, sees, told, format!("the connection exists: it goes on to {destination}, from {source}"));
+        let inside = if row.flags & CT_DSR == 0 { "" } else { INSIDE };
+        self.step(
+            hook,
+            sees,
+            told,
+            format!("the connection exists: it goes on to {destination}, from {source}{inside}"),
+        );
         let names = &self.lookups.view.names;
         let service = names.owner(row.service_id).map(|owner| format!("{}:{}", owner.name, owner.port));
         let who = names.who(destination.ip());
@@ -306,10 +315,7 @@ impl Walk<'_> {
             IpAddr::V4(ip) => config.pod_cidr.contains(ip.into()),
             IpAddr::V6(ip) => config.pod_cidr6.contains(ip.into()),
         };
-        let in_cluster = match dst {
-            IpAddr::V4(ip) => config.cluster_cidr.contains(ip.into()),
-            IpAddr::V6(ip) => config.cluster_cidr6.contains(ip.into()),
-        };
+        let in_cluster = self.is_in_cluster(dst);
         let why = if config.flags & MASQUERADE == 0 {
             Some("masquerading is not this agent's business here")
         } else if !from_pod {
@@ -377,10 +383,14 @@ impl Walk<'_> {
         };
         let (first, last) = (config.snat_port_min, config.snat_port_max);
         let node = self.own_address().map_or_else(|| "no address of that family".to_owned(), |own| own.to_string());
+        let direct = self.goes_directly(&row, &choice, &mut told)?;
         let all_local = choice.backends.iter().all(|backend| backend.local);
         let none_local = choice.backends.iter().all(|backend| !backend.local);
         let (source, why) = if all_local {
             (self.source().to_string(), "kept: the backend is on this node, which its answers pass anyway".to_owned())
+        } else if direct {
+            let why = "kept: the backend's node gets the packet inside another, and answers the client itself";
+            (self.source().to_string(), why.to_owned())
         } else if none_local {
             let why = "translated: the backend is on another node, and its answers must come back through this one";
             (format!("{node}, a free port of {first}-{last}"), why.to_owned())
@@ -397,11 +407,14 @@ impl Walk<'_> {
             self.step(&hook, sees, told, result);
         } else {
             // The driver chooses for all; what it chose for this node is in the flow's row when the stack comes to it.
-            let goes = if none_local { NEXT_HOP } else { "" };
+            let goes = if none_local && !direct { NEXT_HOP } else { "" };
             self.step(&driver, sees, told, format!("{result}{goes}"));
-            if !none_local {
-                let place =
-                    if all_local { "" } else { "a backend of another node: sent on before the stack; one of this: " };
+            if !none_local || direct {
+                let place = if all_local || direct {
+                    ""
+                } else {
+                    "a backend of another node: sent on before the stack; one of this: "
+                };
                 let entry = format!("{}[the flow]", if to.is_ipv4() { CONNTRACK } else { CONNTRACK_V6 });
                 let row = Lookup { entry, value: Some(format!("what {XDP_LB} chose")) };
                 let sees = self.sees();
@@ -414,6 +427,24 @@ impl Walk<'_> {
         };
         let end = End::forwarded(outcome, Some((source, why)));
         Ok(End { service: Some(choice.service), backends: choice.backends, ..end })
+    }
+
+    /// Whether the chosen of other nodes get the packet as it came. As `ebpf/programs/src/dsr.rs`.
+    fn goes_directly(&self, row: &Service, choice: &Choice, told: &mut Vec<Lookup>) -> Result<bool, MapsError> {
+        let mut others = choice.backends.iter().filter(|backend| !backend.local).peekable();
+        if row.flags & SERVICE_DSR == 0 || others.peek().is_none() || self.is_in_cluster(self.source()) {
+            return Ok(false);
+        }
+        Ok(others.all(|backend| self.is_in_cluster(backend.address.ip()))
+            && self.lookups.node_told(self.source(), told)?.is_none())
+    }
+
+    fn is_in_cluster(&self, ip: IpAddr) -> bool {
+        let config = self.lookups.config;
+        match ip {
+            IpAddr::V4(ip) => config.cluster_cidr.contains(ip.into()),
+            IpAddr::V6(ip) => config.cluster_cidr6.contains(ip.into()),
+        }
     }
 
     /// Whether a packet of that flow is sent on before the stack.

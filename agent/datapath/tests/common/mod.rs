@@ -199,7 +199,9 @@ fn end(backend: &Backend) -> SocketAddr {
 }
 
 fn service_flags(flags: u32) -> String {
-    use strake_abi::service::{SERVICE_ADMITS_NODE, SERVICE_ADMITS_PODS, SERVICE_DROP_IF_EMPTY, SERVICE_NODE_PORT};
+    use strake_abi::service::{
+        SERVICE_ADMITS_NODE, SERVICE_ADMITS_PODS, SERVICE_DROP_IF_EMPTY, SERVICE_DSR, SERVICE_NODE_PORT,
+    };
     let mut text = String::new();
     if flags & SERVICE_NODE_PORT != 0 {
         text.push_str(" node-port");
@@ -212,6 +214,9 @@ fn service_flags(flags: u32) -> String {
     }
     if flags & SERVICE_ADMITS_PODS != 0 {
         text.push_str(" admits-pods");
+    }
+    if flags & SERVICE_DSR != 0 {
+        text.push_str(" dsr");
     }
     text
 }

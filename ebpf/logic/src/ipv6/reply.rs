@@ -21,7 +21,7 @@ pub type Frame = [u8; 124];
 const HOP_LIMIT: u8 = 64;
 
 #[inline(always)]
-pub(super) fn put<const AT: usize, const N: usize>(out: &mut Frame, bytes: &[u8; N]) {
+pub(crate) fn put<const AT: usize, const N: usize>(out: &mut Frame, bytes: &[u8; N]) {
     let mut i = 0;
     while i < N {
         out[AT + i] = bytes[i];
